@@ -1,0 +1,8 @@
+//! What the control plane said: an xDS client that turns ADS bytes into plain, validated, consistent values.
+
+mod in_process;
+pub mod resource;
+mod snapshot;
+
+pub use in_process::InProcess;
+pub use snapshot::{ClusterConfig, ClusterError, ResolvedCluster, Snapshot, Target};

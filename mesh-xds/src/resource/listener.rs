@@ -1,0 +1,62 @@
+//! LDS: what a client target resolves to first.
+//!
+//! Only what gRPC reads of a Listener is here (A27, A31, A39). A listener with sockets is valid and
+//! says so; a client target that gets one fails its calls (A74).
+
+use super::RouteConfig;
+use std::{sync::Arc, time::Duration};
+
+/// A validated `envoy.config.listener.v3.Listener`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Resource name.
+    pub name: String,
+    /// For whom the listener is.
+    pub kind: ListenerKind,
+}
+
+/// The two shapes a Listener has.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ListenerKind {
+    /// `api_listener`: for clients.
+    Api(HttpConnectionManager),
+    /// A listener with an address and filter chains: for servers. Not usable as a client target.
+    Socket,
+}
+
+/// A validated `HttpConnectionManager`, as far as clients read it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpConnectionManager {
+    /// Where the routes are.
+    pub routes: RouteSource,
+    /// `common_http_protocol_options.max_stream_duration`; zero means none (A31).
+    pub max_stream_duration: Option<Duration>,
+    /// Filters in order, without the terminal router.
+    pub filters: Vec<HttpFilter>,
+}
+
+/// `HttpConnectionManager.route_specifier`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RouteSource {
+    /// `rds.route_config_name`, from ADS (or `self`).
+    Rds(String),
+    /// `route_config`, in line.
+    Inline(Arc<RouteConfig>),
+}
+
+/// One HTTP filter instance that this library knows (A39). Unknown optional ones are reported and skipped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpFilter {
+    /// Instance name: the key of per-route overrides.
+    pub name: String,
+    /// What it does.
+    pub config: HttpFilterConfig,
+}
+
+/// Filter types that decode knows.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum HttpFilterConfig {
+    /// `envoy.extensions.filters.http.fault.v3.HTTPFault`: validated, has no effect yet, reported as ignored.
+    Fault,
+}

@@ -1,0 +1,68 @@
+//! What the data plane gets: one target's complete, consistent configuration (A74).
+//!
+//! Values that did not change keep their `Arc` from one snapshot to the next, so a reader compares with
+//! `Arc::ptr_eq` and does no work for what stayed. A snapshot does NOT say how to run anything.
+
+use crate::resource::{Cluster, ClusterLoadAssignment, ClusterName, HttpConnectionManager, RouteConfig, VirtualHost};
+use rustc_hash::FxHashMap;
+use std::{fmt, sync::Arc};
+
+/// Everything a client channel needs to run one target.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Name of the Listener resource.
+    pub listener_name: Arc<str>,
+    /// The listener's connection manager.
+    pub http: Arc<HttpConnectionManager>,
+    /// The whole route configuration (RDS or inline).
+    pub routes: Arc<RouteConfig>,
+    /// The virtual host that serves the target; `None` when no domain matches: calls fail UNAVAILABLE.
+    pub virtual_host: Option<Arc<VirtualHost>>,
+    /// Every cluster that the virtual host refers to, resolved or failed.
+    pub clusters: FxHashMap<ClusterName, Arc<ClusterConfig>>,
+}
+
+/// One cluster of a snapshot: its resource and endpoints, or why there are none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterConfig {
+    /// The cluster's name.
+    pub name: ClusterName,
+    /// The resource with its endpoints, or the reason for which calls fail.
+    pub state: Result<ResolvedCluster, ClusterError>,
+}
+
+/// A cluster that calls can be sent to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedCluster {
+    /// The CDS resource.
+    pub cluster: Arc<Cluster>,
+    /// From EDS or from the Cluster itself. Empty priorities mean "no endpoints".
+    pub endpoints: Arc<ClusterLoadAssignment>,
+    /// Why the endpoints may be missing or stale (A74 `resolution_note`); part of the error of a failed pick.
+    pub note: Option<Arc<str>>,
+}
+
+/// Why a cluster is in a snapshot without being usable. Its text goes to callers, with UNAVAILABLE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterError(pub Arc<str>);
+
+impl fmt::Display for ClusterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a watcher of a target sees: latest wins.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Nothing complete has arrived and nothing has failed yet: calls wait. Says what is missing, for `ready()`.
+    Pending {
+        /// For people: `waiting for RouteConfiguration "r"`.
+        missing: Arc<str>,
+    },
+    /// Calls can be routed.
+    Ready(Arc<Snapshot>),
+    /// No configuration can be used: calls fail UNAVAILABLE with this text.
+    Failed(Arc<str>),
+}
