@@ -11,6 +11,8 @@ use std::{fmt, sync::Arc};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
+    /// Grows with every snapshot made in this process: of two values for one cluster, the greater is newer.
+    pub generation: u64,
     /// Name of the Listener resource.
     pub listener_name: Arc<str>,
     /// The listener's connection manager.
