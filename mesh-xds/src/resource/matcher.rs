@@ -30,6 +30,11 @@ impl FullRegex {
         self.regex.is_match(text)
     }
 
+    /// The anchored form, for a set of several regexes that must agree with this one to the letter.
+    pub fn anchored(&self) -> &str {
+        self.regex.as_str()
+    }
+
     /// The source as the control plane sent it, without our anchors.
     pub fn source(&self) -> &str {
         &self.source
