@@ -1,0 +1,159 @@
+//! Which control plane to ask, and who is asking: the gRPC xDS bootstrap (A27, A30, A47).
+//!
+//! The same JSON that every gRPC implementation reads, from `GRPC_XDS_BOOTSTRAP` (a path) or
+//! `GRPC_XDS_BOOTSTRAP_CONFIG` (the JSON itself), or the same thing built in code. Keys that nobody here knows
+//! are ignored, since every control plane writes some of its own; a wrong value in a known key is an error with
+//! its place. This room does NOT dial, and it does NOT know protobuf.
+
+mod builder;
+mod load;
+mod parse;
+mod server;
+
+pub use builder::BootstrapBuilder;
+pub use server::ServerAddress;
+pub(crate) use server::{Feature, Server};
+
+use crate::resource::Invalid;
+use std::{borrow::Cow, path::PathBuf, time::Duration};
+
+/// A validated bootstrap. Two equal ones share one `XdsClient`.
+///
+/// ```
+/// use mesh_xds::Bootstrap;
+/// let bootstrap = Bootstrap::parse(
+///     r#"{"xds_servers": [{"server_uri": "127.0.0.1:18000", "channel_creds": [{"type": "insecure"}]}],
+///         "node": {"id": "client-1"}}"#,
+/// )?;
+/// assert_eq!(bootstrap.node_id(), "client-1");
+/// assert_eq!(bootstrap.listener_name("greeter.prod:8080"), "greeter.prod:8080");
+/// # Ok::<(), mesh_xds::BootstrapError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bootstrap {
+    /// At least one, in order of preference.
+    pub(crate) servers: Vec<Server>,
+    pub(crate) node: Node,
+    listener_template: String,
+    pub(crate) transport: TransportOptions,
+}
+
+/// Who is asking. `metadata` goes to the control plane verbatim: istiod finds a workload by it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) cluster: String,
+    pub(crate) region: String,
+    pub(crate) zone: String,
+    pub(crate) sub_zone: String,
+    pub(crate) metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What the JSON has no words for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TransportOptions {
+    pub(crate) max_message_size: usize,
+    pub(crate) connect_timeout: Duration,
+}
+
+impl Default for TransportOptions {
+    fn default() -> Self {
+        // 64 MiB hold some 100,000 clusters; gRPC's usual 4 MiB are too few for 10,000.
+        // "minimum connect timeout 20 s" (gRPC connection backoff).
+        Self { max_message_size: 64 * 1024 * 1024, connect_timeout: Duration::from_secs(20) }
+    }
+}
+
+impl Bootstrap {
+    /// How long [`Bootstrap::from_env`] waits for a file or socket that is not there yet.
+    pub const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+
+    /// Starts a bootstrap in code.
+    pub fn builder() -> BootstrapBuilder {
+        BootstrapBuilder::default()
+    }
+
+    /// Reads bootstrap JSON.
+    ///
+    /// # Errors
+    /// [`BootstrapError::Invalid`] with the place of the first mistake.
+    pub fn parse(json: &str) -> Result<Self, BootstrapError> {
+        parse::bootstrap(json).map_err(BootstrapError::Invalid)
+    }
+
+    /// Largest message that is accepted from the control plane; 64 MiB unless set.
+    #[must_use]
+    pub fn with_max_message_size(mut self, bytes: usize) -> Self {
+        self.transport.max_message_size = bytes;
+        self
+    }
+
+    /// How long name lookup, connecting and the HTTP/2 handshake may take together; 20 s unless set.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.transport.connect_timeout = timeout;
+        self
+    }
+
+    /// The node id, which every error text carries.
+    pub fn node_id(&self) -> &str {
+        &self.node.id
+    }
+
+    /// The name of the Listener resource for a target (`client_default_listener_resource_name_template`).
+    ///
+    /// "`%s` is percent-encoded only when the template starts with `xdstp:`; `/` is left alone" - A47.
+    pub fn listener_name(&self, target: &str) -> String {
+        let target =
+            if self.listener_template.starts_with("xdstp:") { percent_encode(target) } else { Cow::Borrowed(target) };
+        self.listener_template.replace("%s", &target)
+    }
+}
+
+/// Why there is no bootstrap.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootstrapError {
+    /// Neither environment variable is set.
+    #[error("no xDS bootstrap: set {path} to a file or {inline} to the JSON itself", path = load::PATH_VAR, inline = load::INLINE_VAR)]
+    NotConfigured,
+    /// The file did not appear.
+    #[error("xDS bootstrap {} did not appear within {waited:?}", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+        /// For how long we looked.
+        waited: Duration,
+    },
+    /// The file is there and cannot be read.
+    #[error("xDS bootstrap {}: {reason}", path.display())]
+    Unreadable {
+        /// Where it is.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// The content is wrong.
+    #[error("xDS bootstrap: {0}")]
+    Invalid(Invalid),
+}
+
+/// RFC 3986 path characters stay; everything else becomes `%XX`.
+fn percent_encode(text: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte);
+    if text.bytes().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = String::with_capacity(text.len() + 8);
+    for byte in text.bytes() {
+        if plain(byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    Cow::Owned(encoded)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! Bootstrap JSON, key by key.
+//!
+//! Read by hand from a JSON tree rather than through derived types, so that what control planes really write is
+//! tolerated (unknown keys, `null`, entries of other types in `server_features`) and a mistake is named with its
+//! path. It does NOT look at keys of features that do not exist here yet.
+
+use super::{Bootstrap, Feature, Node, Server, ServerAddress, TransportOptions};
+use crate::resource::Invalid;
+use serde_json::{Map, Value};
+
+type Object = Map<String, Value>;
+
+pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
+    let root: Value = serde_json::from_str(json).map_err(|error| Invalid::new(format!("not JSON: {error}")))?;
+    let Value::Object(root) = root else { return Err(Invalid::new("must be a JSON object")) };
+    let servers = match present(&root, "xds_servers") {
+        Some(Value::Array(entries)) if !entries.is_empty() => entries
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| server(entry).map_err(|invalid| invalid.at(index, "xds_servers")))
+            .collect::<Result<_, _>>()?,
+        _ => return Err(Invalid::new("must be a list of at least one server").within("xds_servers")),
+    };
+    let node = match present(&root, "node") {
+        None => Node::default(),
+        Some(node_value) => node(node_value).map_err(|invalid| invalid.within("node"))?,
+    };
+    let template = match string(&root, "client_default_listener_resource_name_template")? {
+        "" => "%s",
+        template => template,
+    };
+    Ok(Bootstrap { servers, node, listener_template: template.to_owned(), transport: TransportOptions::default() })
+}
+
+fn server(entry: &Value) -> Result<Server, Invalid> {
+    let entry = object(entry)?;
+    let address = match string(entry, "server_uri")? {
+        "" => Err(Invalid::new("must not be empty")),
+        uri => ServerAddress::parse(uri),
+    }
+    .map_err(|invalid| invalid.within("server_uri"))?;
+    channel_creds(present(entry, "channel_creds")).map_err(|invalid| invalid.within("channel_creds"))?;
+    let features = match present(entry, "server_features") {
+        // "entries of any JSON type it does not know are skipped" - A30.
+        Some(Value::Array(entries)) => entries.iter().filter_map(Value::as_str).filter_map(Feature::parse).collect(),
+        None => Vec::new(),
+        Some(_) => return Err(Invalid::new("must be a list").within("server_features")),
+    };
+    Ok(Server { address, features })
+}
+
+/// "first supported type wins" - A27. The one that is supported is plaintext.
+fn channel_creds(creds: Option<&Value>) -> Result<(), Invalid> {
+    let Some(Value::Array(entries)) = creds else {
+        return Err(Invalid::new("must be a list of at least one entry"));
+    };
+    let mut seen = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        match object(entry).and_then(|entry| string(entry, "type")).map_err(|invalid| invalid.at(index, ""))? {
+            "insecure" => return Ok(()),
+            other => seen.push(other),
+        }
+    }
+    Err(Invalid::new(format!("no supported type among [{}]; supported: insecure", seen.join(", "))))
+}
+
+fn node(value: &Value) -> Result<Node, Invalid> {
+    let node = object(value)?;
+    let empty = Object::new();
+    let child = |key: &str| match present(node, key) {
+        None => Ok(&empty),
+        Some(child) => object(child).map_err(|invalid| invalid.within(key)),
+    };
+    let locality = child("locality")?;
+    let place = |key: &str| string(locality, key).map(str::to_owned).map_err(|invalid| invalid.within("locality"));
+    Ok(Node {
+        id: string(node, "id")?.to_owned(),
+        cluster: string(node, "cluster")?.to_owned(),
+        region: place("region")?,
+        zone: place("zone")?,
+        sub_zone: place("sub_zone")?,
+        metadata: child("metadata")?.clone(),
+    })
+}
+
+/// `null` is as good as absent: istio's agent writes some.
+fn present<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
+    object.get(key).filter(|value| !value.is_null())
+}
+
+fn object(value: &Value) -> Result<&Object, Invalid> {
+    value.as_object().ok_or_else(|| Invalid::new("must be an object"))
+}
+
+/// Empty when absent, as in protobuf.
+fn string<'a>(object: &'a Object, key: &str) -> Result<&'a str, Invalid> {
+    match present(object, key) {
+        None => Ok(""),
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(Invalid::new("must be a string").within(key)),
+    }
+}

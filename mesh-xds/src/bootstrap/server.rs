@@ -1,0 +1,132 @@
+//! One entry of `xds_servers`: an address, and what the server is known to do.
+//!
+//! `server_uri` comes in many spellings (gRPC name syntax, plain `host:port`, URLs); all of them end up as one of
+//! four kinds of address. Names stay names: they are looked up at every dial, NOT here.
+
+use crate::{in_process::InProcess, resource::Invalid};
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+/// One control plane.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Server {
+    pub(crate) address: ServerAddress,
+    pub(crate) features: Vec<Feature>,
+}
+
+/// The `server_features` that change what the client does. The others (`xds_v3`, `ignore_resource_deletion`,
+/// which is A88's default) mean nothing here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Feature {
+    /// A88: a deletion or an invalid update drops what was good.
+    FailOnDataErrors,
+    /// A88: the does-not-exist timer is 30 s and means UNAVAILABLE.
+    ResourceTimerIsTransient,
+}
+
+impl Feature {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match text {
+            "fail_on_data_errors" => Some(Self::FailOnDataErrors),
+            // The gRFC's text and the implementations disagree about the last word.
+            "resource_timer_is_transient_error" | "resource_timer_is_transient_failure" => {
+                Some(Self::ResourceTimerIsTransient)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where a control plane is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerAddress {
+    /// A DNS name, looked up at every dial; all its addresses are tried.
+    Name {
+        /// Without brackets or port.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// Literal addresses, tried in order.
+    Sockets(Vec<SocketAddr>),
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A control plane in this process.
+    InProcess(InProcess),
+}
+
+impl ServerAddress {
+    /// Reads a `server_uri`: `host:port`, `http://host:port`, `dns:///host:port`, `ipv4:a.b.c.d:port`,
+    /// `ipv6:[..]:port`, `unix:path`, `unix:///path`.
+    ///
+    /// # Errors
+    /// Says which part is wrong.
+    pub fn parse(uri: &str) -> Result<Self, Invalid> {
+        let refuse = |why: &str| Invalid::new(format!("{uri:?}: {why}"));
+        if let Some(rest) = uri.strip_prefix("unix:") {
+            // `unix://` must be followed by an absolute path (gRPC naming); `unix:` takes any.
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            return match path {
+                "" => Err(refuse("no path")),
+                path => Ok(Self::Unix(PathBuf::from(path))),
+            };
+        }
+        if let Some(list) = uri.strip_prefix("ipv4:").or_else(|| uri.strip_prefix("ipv6:")) {
+            let sockets: Result<Vec<SocketAddr>, _> = list.split(',').map(str::parse).collect();
+            return sockets.map(Self::Sockets).map_err(|_| refuse("must be addresses with ports"));
+        }
+        if let Some(rest) = uri.strip_prefix("dns:") {
+            // `dns://authority/name`: another resolver than the system's is not ours to ask.
+            let name = match rest.strip_prefix("//") {
+                Some(rest) => match rest.split_once('/') {
+                    Some(("", name)) => name,
+                    _ => return Err(refuse("a DNS server in the URI is not supported")),
+                },
+                None => rest,
+            };
+            return host_port(name, Some(443)).ok_or_else(|| refuse("must be host:port"));
+        }
+        if let Some(rest) = uri.strip_prefix("http://") {
+            return host_port(rest.trim_end_matches('/'), Some(80)).ok_or_else(|| refuse("must be http://host:port"));
+        }
+        match uri.split_once("://") {
+            Some((scheme, _)) => Err(refuse(&format!("scheme {scheme:?} is not supported"))),
+            None => host_port(uri, None).ok_or_else(|| refuse("must be host:port")),
+        }
+    }
+}
+
+/// Literal addresses become sockets at once, so that they need no lookup.
+fn host_port(text: &str, default_port: Option<u16>) -> Option<ServerAddress> {
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Some(ServerAddress::Sockets(vec![socket]));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (text, default_port?),
+    };
+    let usable = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    usable.then(|| ServerAddress::Name { host: host.to_owned(), port })
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Sockets(sockets) => {
+                for (index, socket) in sockets.iter().enumerate() {
+                    write!(f, "{}{socket}", if index == 0 { "" } else { "," })?;
+                }
+                Ok(())
+            }
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::InProcess(server) => write!(f, "{server:?}"),
+        }
+    }
+}
+
+impl From<InProcess> for ServerAddress {
+    fn from(server: InProcess) -> Self {
+        Self::InProcess(server)
+    }
+}

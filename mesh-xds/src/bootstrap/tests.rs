@@ -1,0 +1,176 @@
+//! What real control planes write parses; what is wrong is named with its place; no input panics.
+
+use super::*;
+use std::path::PathBuf;
+
+const ISTIO: &str = r#"{
+ "xds_servers":[{"server_uri":"unix:///etc/istio/proxy/XDS","channel_creds":[{"type":"insecure"}],"server_features":["xds_v3"]}],
+ "node":{"id":"sidecar~10.0.0.7~pod.ns~ns.svc.cluster.local","localisty":{},"locality":{},
+   "metadata":{"GENERATOR":"grpc","INSTANCE_IPS":"10.0.0.7","PROXY_CONFIG":{"concurrency":2},"LABELS":{"a":null}},"UserAgentVersionType":null},
+ "certificate_providers":{"default":{"plugin_name":"file_watcher","config":{"refresh_interval":"900s"}}},
+ "server_listener_resource_name_template":"xds.istio.io/grpc/lds/inbound/%s" }"#;
+
+fn with_server(server: &str) -> Result<Bootstrap, BootstrapError> {
+    Bootstrap::parse(&format!(r#"{{"xds_servers":[{server}]}}"#))
+}
+
+fn mistake(json: &str) -> String {
+    match Bootstrap::parse(json) {
+        Err(BootstrapError::Invalid(invalid)) => invalid.to_string(),
+        other => panic!("{json} gave {other:?}"),
+    }
+}
+
+#[test]
+fn istio_agents_bootstrap_parses_with_its_metadata_verbatim() {
+    let bootstrap = Bootstrap::parse(ISTIO).unwrap();
+    assert_eq!(bootstrap.node_id(), "sidecar~10.0.0.7~pod.ns~ns.svc.cluster.local");
+    assert_eq!(bootstrap.servers[0].address, ServerAddress::Unix(PathBuf::from("/etc/istio/proxy/XDS")));
+    assert_eq!(bootstrap.node.metadata["PROXY_CONFIG"]["concurrency"], 2);
+    assert!(bootstrap.node.metadata["LABELS"]["a"].is_null());
+    assert_eq!(bootstrap.listener_name("a:80"), "a:80");
+}
+
+#[test]
+fn every_spelling_of_a_server_uri_is_read() {
+    let name = |host: &str, port| Ok(ServerAddress::Name { host: host.to_owned(), port });
+    let socket = |text: &str| Ok(ServerAddress::Sockets(vec![text.parse().unwrap()]));
+    for (uri, expected) in [
+        ("istiod.istio-system.svc:15010", name("istiod.istio-system.svc", 15010)),
+        ("dns:///istiod.ns.svc:15010", name("istiod.ns.svc", 15010)),
+        ("dns:istiod:1", name("istiod", 1)),
+        ("dns:///istiod", name("istiod", 443)),
+        ("http://cp:8080/", name("cp", 8080)),
+        ("http://cp", name("cp", 80)),
+        ("127.0.0.1:18000", socket("127.0.0.1:18000")),
+        ("[::1]:18000", socket("[::1]:18000")),
+        ("ipv4:127.0.0.1:1", socket("127.0.0.1:1")),
+        ("ipv6:[::1]:1", socket("[::1]:1")),
+        ("unix:relative/x", Ok(ServerAddress::Unix("relative/x".into()))),
+        ("unix:///abs/x", Ok(ServerAddress::Unix("/abs/x".into()))),
+    ] {
+        assert_eq!(ServerAddress::parse(uri), expected, "{uri}");
+    }
+    for wrong in ["https://cp:1", "host", "host:", ":1", "host:99999", "dns://8.8.8.8/cp:1", "unix:", "ipv4:x", "a b:1"]
+    {
+        assert!(ServerAddress::parse(wrong).unwrap_err().reason.contains(wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn mistakes_are_named_with_their_place() {
+    for (json, expected) in [
+        ("", "not JSON"),
+        ("[]", "must be a JSON object"),
+        ("{}", "xds_servers: must be a list"),
+        (r#"{"xds_servers":[]}"#, "xds_servers: must be a list"),
+        (r#"{"xds_servers":[{}]}"#, "xds_servers[0].server_uri: must not be empty"),
+        (r#"{"xds_servers":[{"server_uri":7}]}"#, "xds_servers[0].server_uri"),
+        (r#"{"xds_servers":[{"server_uri":"a:1"}]}"#, "xds_servers[0].channel_creds: must be a list"),
+        (
+            r#"{"xds_servers":[{"server_uri":"a:1","channel_creds":[{"type":"tls"},{"type":"google_default"}]}]}"#,
+            "xds_servers[0].channel_creds: no supported type among [tls, google_default]",
+        ),
+        (
+            r#"{"xds_servers":[{"server_uri":"a:1","channel_creds":[{"type":"insecure"}]}],"node":{"locality":{"zone":1}}}"#,
+            "node.locality.zone: must be a string",
+        ),
+    ] {
+        let text = mistake(json);
+        assert!(text.starts_with(expected), "{json}: {text}");
+    }
+}
+
+#[test]
+fn the_first_supported_credential_type_wins() {
+    with_server(r#"{"server_uri":"a:1","channel_creds":[{"type":"tls"},{"type":"insecure"}]}"#).unwrap();
+}
+
+#[test]
+fn server_features_of_unknown_types_are_skipped() {
+    let json = r#"{"server_uri":"a:1","channel_creds":[{"type":"insecure"}],
+        "server_features":["xds_v3",{"x":1},7,"unknown","fail_on_data_errors"]}"#;
+    assert_eq!(with_server(json).unwrap().servers[0].features, [Feature::FailOnDataErrors]);
+}
+
+#[test]
+fn the_listener_template_is_percent_encoded_only_for_xdstp() {
+    let named = |template: &str, target: &str| {
+        let address = ServerAddress::parse("a:1").unwrap();
+        Bootstrap::builder().server(address).listener_template(template).build().unwrap().listener_name(target)
+    };
+    assert_eq!(named("optional/%s", "h:80/z w"), "optional/h:80/z w");
+    assert_eq!(
+        named("xdstp://a/envoy.config.listener.v3.Listener/x/%s?p=1", "h:80/z w"),
+        "xdstp://a/envoy.config.listener.v3.Listener/x/h:80/z%20w?p=1"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_appears_late_is_waited_for_and_a_malformed_one_is_not() {
+    let dir = std::env::temp_dir().join(format!("mesh-xds-bootstrap-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("late.json");
+    let wait = Duration::from_secs(5);
+
+    let missing = Bootstrap::from_file(&path, wait).await;
+    assert_eq!(missing, Err(BootstrapError::Missing { path: path.clone(), waited: wait }));
+
+    let reading = tokio::spawn(Bootstrap::from_file(path.clone(), wait));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let json = r#"{"xds_servers":[{"server_uri":"a:1","channel_creds":[{"type":"insecure"}]}]}"#;
+    std::fs::write(&path, json).unwrap();
+    assert!(reading.await.unwrap().is_ok());
+
+    std::fs::write(&path, "{").unwrap();
+    let before = tokio::time::Instant::now();
+    assert!(matches!(Bootstrap::from_file(&path, wait).await, Err(BootstrapError::Invalid(_))));
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Byte and token mutations of a valid bootstrap; `FUZZ_INPUTS` of them.
+#[test]
+fn mutated_bootstraps_never_panic() {
+    let inputs = std::env::var("FUZZ_INPUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
+    let mut random = fastrand::Rng::with_seed(0x1b0075);
+    let tokens: [&[u8]; 12] = [
+        b"null",
+        b"{}",
+        b"[]",
+        b"\"\"",
+        b"-1e999",
+        b"\"unix:\"",
+        b"\"[::1\"",
+        b"%s",
+        b"\\u0000",
+        b",",
+        b"\xff",
+        b"\"\xc3",
+    ];
+    let mut parsed = 0;
+    for _ in 0..inputs {
+        let mut json = ISTIO.as_bytes().to_vec();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..json.len());
+            match random.u8(..4) {
+                0 => json[at] = random.u8(..),
+                1 => drop(json.splice(at..at, tokens[random.usize(..tokens.len())].iter().copied())),
+                2 => drop(json.drain(at..(at + random.usize(1..40)).min(json.len()))),
+                _ => {
+                    let to = (at + random.usize(1..20)).min(json.len());
+                    drop(json.splice(at..to, tokens[random.usize(..tokens.len())].iter().copied()));
+                }
+            }
+            if json.is_empty() {
+                break;
+            }
+        }
+        if let Ok(bootstrap) = Bootstrap::parse(&String::from_utf8_lossy(&json)) {
+            parsed += 1;
+            assert!(!bootstrap.servers.is_empty());
+            bootstrap.listener_name("a b");
+        }
+    }
+    assert!(parsed > 0, "the mutations are too wild to reach past the JSON parser");
+}
