@@ -1,6 +1,8 @@
 //! What the control plane said: an xDS client that turns ADS bytes into plain, validated, consistent values.
 
 mod bootstrap;
+#[cfg(feature = "control-plane")]
+pub mod control_plane;
 mod in_process;
 pub mod resource;
 mod snapshot;

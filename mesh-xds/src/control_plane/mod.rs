@@ -1,0 +1,46 @@
+//! An embedded control plane: a snapshot cache behind an ADS server, "go-control-plane for Rust".
+//!
+//! It is the default control plane of the examples, the rig of the tests, and a product of its own: it serves any xDS
+//! client (this crate's, gRPC's, Envoy) over TCP, a Unix socket or a pipe inside the process, and it can misbehave on
+//! request. It works on protobuf messages and shares nothing with this crate's client side. SotW is served; delta is
+//! not yet.
+//!
+//! ```no_run
+//! use mesh_xds::control_plane::{ControlPlane, Resources};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use mesh_xds::control_plane::resources::{cluster_eds, endpoints, listener, route_config, virtual_host};
+//! let control_plane = ControlPlane::new();
+//! control_plane.set(
+//!     Resources::default()
+//!         .with(listener("greeter:80", "greeter-routes"))
+//!         .with(route_config("greeter-routes", vec![virtual_host("*", "greeter")]))
+//!         .with(cluster_eds("greeter"))
+//!         .with(endpoints("greeter", &["127.0.0.1:50051".parse()?, "127.0.0.1:50052".parse()?])),
+//! );
+//! let serving = control_plane.listen("127.0.0.1:18000").await?;
+//! println!("xDS clients are welcome at {}", serving.local_addr()?);
+//! // Later: a new snapshot. Only what changed is pushed.
+//! control_plane.set(Resources::default().with(cluster_eds("greeter")));
+//! # Ok(())
+//! # }
+//! ```
+
+mod check;
+mod events;
+mod hooks;
+pub mod resources;
+mod server;
+mod serving;
+mod session;
+mod snapshot;
+mod stream;
+mod wire;
+
+pub use check::{Inconsistent, Missing};
+pub use envoy_types::pb as proto;
+pub use events::{Event, EventReceiver, Missed, Verdict};
+pub use resources::Resources;
+pub use server::ControlPlane;
+pub use serving::Serving;

@@ -1,0 +1,283 @@
+//! The control plane over real connections, watched by the generated ADS client: nothing of this crate's client side.
+#![cfg(feature = "control-plane")]
+
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+    },
+    google::{protobuf::Any, rpc},
+};
+use hyper_util::rt::TokioIo;
+use mesh_xds::{
+    InProcess,
+    control_plane::{ControlPlane, Event, Resources, Serving, Verdict, resources},
+    resource::Kind,
+};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tonic::{Code, Status, Streaming, transport::Endpoint};
+
+const LDS: &str = Kind::Listener.type_url();
+const CDS: &str = Kind::Cluster.type_url();
+const EDS: &str = Kind::Endpoints.type_url();
+
+/// One ADS stream, driven by hand.
+struct Ads {
+    node: &'static str,
+    requests: mpsc::Sender<DiscoveryRequest>,
+    responses: Streaming<DiscoveryResponse>,
+}
+
+async fn dial(door: &InProcess) -> AggregatedDiscoveryServiceClient<tonic::transport::Channel> {
+    let door = door.clone();
+    let connector = tower::service_fn(move |_| {
+        let dialled = door.dial();
+        async move { dialled.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://control-plane").connect_with_connector(connector).await;
+    AggregatedDiscoveryServiceClient::new(channel.expect("the control plane accepts"))
+        .max_decoding_message_size(usize::MAX)
+}
+
+impl Ads {
+    async fn open(door: &InProcess, node: &'static str) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(8);
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+        let responses = dial(door).await.stream_aggregated_resources(outgoing).await?.into_inner();
+        Ok(Self { node, requests, responses })
+    }
+
+    async fn sends(&self, type_url: &str, names: &[&str], nonce: &str, error: Option<&str>) {
+        let request = DiscoveryRequest {
+            node: Some(Node { id: self.node.into(), ..Default::default() }),
+            type_url: type_url.into(),
+            resource_names: names.iter().map(|name| (*name).into()).collect(),
+            response_nonce: nonce.into(),
+            error_detail: error.map(|message| rpc::Status { message: message.into(), ..Default::default() }),
+            ..Default::default()
+        };
+        self.requests.send(request).await.expect("the stream is open");
+    }
+
+    async fn asks(&self, type_url: &str, names: &[&str]) {
+        self.sends(type_url, names, "", None).await;
+    }
+
+    async fn acks(&self, response: &DiscoveryResponse, names: &[&str]) {
+        self.sends(&response.type_url, names, &response.nonce, None).await;
+    }
+
+    async fn nacks(&self, response: &DiscoveryResponse, names: &[&str], reason: &str) {
+        self.sends(&response.type_url, names, &response.nonce, Some(reason)).await;
+    }
+
+    async fn receives(&mut self) -> DiscoveryResponse {
+        soon(self.responses.message()).await.expect("the stream is open").expect("the stream goes on")
+    }
+}
+
+/// Fails instead of hanging.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("should have happened by now")
+}
+
+fn clusters(names: &[&str]) -> Resources {
+    names.iter().fold(Resources::default(), |all, name| all.with(resources::cluster_eds(name)))
+}
+
+#[tokio::test]
+async fn acks_and_nacks_are_told_apart() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(clusters(&["a"]));
+    let mut events = control_plane.events();
+    let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
+    ads.asks(CDS, &["a"]).await;
+    let first = ads.receives().await;
+    assert_eq!(first.resources, [resources::pack(resources::cluster_eds("a"))]);
+    ads.acks(&first, &["a"]).await;
+    soon(control_plane.wait_for_ack(CDS, "a")).await;
+    control_plane.send_raw(CDS, "bad", vec![Any { type_url: CDS.into(), value: vec![0xff] }]);
+    let bad = ads.receives().await;
+    assert_eq!(bad.version_info, "bad");
+    ads.nacks(&bad, &["a"], "no such wire type").await;
+    assert_eq!(soon(control_plane.wait_for_nack(CDS)).await, "no such wire type");
+
+    let mut seen = vec![];
+    for _ in 0..6 {
+        seen.push(match soon(events.recv()).await.expect("an event") {
+            Event::StreamOpened { stream } => format!("opened {stream}"),
+            Event::Request { node, verdict, nonce, names, .. } => format!("{node} {verdict:?} {nonce} {names:?}"),
+            Event::Response { nonce, names, .. } => format!("response {nonce} {names:?}"),
+            other => format!("{other:?}"),
+        });
+    }
+    let nack = Verdict::Nack { message: "no such wire type".into() };
+    assert_eq!(
+        seen,
+        [
+            "opened 1".to_owned(),
+            r#"node Request  ["a"]"#.into(),
+            r#"response 1 ["a"]"#.into(),
+            r#"node Ack 1 ["a"]"#.into(),
+            "response 2 []".into(),
+            format!(r#"node {nack:?} 2 ["a"]"#),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn only_what_changed_is_pushed_and_versions_follow_the_content() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(clusters(&["a"]));
+    let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
+    ads.asks(CDS, &["a", "b"]).await;
+    let first = ads.receives().await;
+    ads.acks(&first, &["a", "b"]).await;
+    soon(control_plane.wait_for_ack(CDS, "a")).await;
+    // The same content is no change: the next response is about the one after it.
+    control_plane.set(clusters(&["a"]));
+    control_plane.set(clusters(&["a", "b"]));
+    let second = ads.receives().await;
+    assert_eq!((second.nonce.as_str(), second.resources.len()), ("2", 2));
+    assert_ne!(first.version_info, second.version_info);
+    ads.acks(&second, &["a", "b"]).await;
+    control_plane.set(clusters(&["a"]));
+    assert_eq!(ads.receives().await.version_info, first.version_info);
+}
+
+#[tokio::test]
+async fn a_node_gets_its_own_snapshot() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(clusters(&["all"]));
+    control_plane.set_for("special", clusters(&["own"]));
+    let door = control_plane.in_process();
+    for (node, name) in [("special", "own"), ("other", "all")] {
+        let mut ads = Ads::open(&door, node).await.expect("a stream");
+        ads.asks(CDS, &[]).await;
+        assert_eq!(ads.receives().await.resources, [resources::pack(resources::cluster_eds(name))]);
+    }
+    let mut ads = Ads::open(&door, "special").await.expect("a stream");
+    ads.asks(CDS, &[]).await;
+    ads.receives().await;
+    control_plane.clear_for("special");
+    assert_eq!(ads.receives().await.resources, [resources::pack(resources::cluster_eds("all"))]);
+}
+
+#[tokio::test]
+async fn what_is_held_arrives_after_its_release() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(clusters(&["a", "b"]).with(resources::listener("l", "r")));
+    control_plane.hold(CDS);
+    control_plane.withhold(LDS, ["l"]);
+    let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
+    ads.asks(CDS, &["a"]).await;
+    ads.asks(LDS, &["l"]).await;
+    let without = ads.receives().await;
+    assert_eq!((without.type_url.as_str(), without.resources.len()), (LDS, 0));
+    control_plane.release(LDS);
+    assert_eq!(ads.receives().await.resources.len(), 1);
+    control_plane.release(CDS);
+    assert_eq!(ads.receives().await.type_url, CDS);
+}
+
+#[tokio::test]
+async fn cut_refused_and_silent_streams() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(clusters(&["a"]));
+    let door = control_plane.in_process();
+    let mut ads = Ads::open(&door, "node").await.expect("a stream");
+    soon(control_plane.wait_for_streams(1)).await;
+    control_plane.refuse(true);
+    control_plane.cut_streams();
+    let cut = soon(ads.responses.message()).await.expect_err("cut");
+    assert_eq!(cut.code(), Code::Unavailable);
+    soon(control_plane.wait_for_streams(0)).await;
+    let refused = Ads::open(&door, "node").await.err().expect("refused");
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert_eq!(control_plane.streams_opened(), 1);
+
+    control_plane.refuse(false);
+    control_plane.silent(true);
+    let mut ads = Ads::open(&door, "node").await.expect("a stream");
+    ads.asks(CDS, &["a"]).await;
+    soon(control_plane.wait_for_subscription(CDS, "a")).await;
+    control_plane.send_raw(CDS, "by hand", vec![]);
+    assert_eq!(ads.receives().await.version_info, "by hand");
+    control_plane.silent(false);
+    assert_eq!(ads.receives().await.resources.len(), 1);
+}
+
+#[tokio::test]
+async fn dropping_the_server_breaks_its_connections() {
+    let control_plane = ControlPlane::new();
+    let serving: Serving = control_plane.listen("127.0.0.1:0").await.expect("a free port");
+    let uri = format!("http://{}", serving.local_addr().expect("a TCP address"));
+    let mut client = AggregatedDiscoveryServiceClient::connect(uri.clone()).await.expect("the server accepts");
+    let (_requests, outgoing) = mpsc::channel(1);
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut responses = client.stream_aggregated_resources(outgoing).await.expect("a stream").into_inner();
+    soon(control_plane.wait_for_streams(1)).await;
+    drop(serving);
+    soon(responses.message()).await.expect_err("the connection broke");
+    soon(control_plane.wait_for_streams(0)).await;
+    AggregatedDiscoveryServiceClient::connect(uri).await.expect_err("nobody listens");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_dead_unix_socket_is_replaced_and_a_live_one_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("xds.sock");
+    // A listener that is dropped without unlinking is what a killed process leaves behind.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    let control_plane = ControlPlane::new();
+    let serving = control_plane.serve_unix(&path).await.expect("replaces the dead socket");
+    control_plane.serve_unix(&path).await.expect_err("the socket is in use");
+    drop(serving);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn delta_is_refused_as_unimplemented() {
+    let control_plane = ControlPlane::new();
+    let mut client = dial(&control_plane.in_process()).await;
+    let requests = tokio_stream::iter([DeltaDiscoveryRequest::default()]);
+    let refused = client.delta_aggregated_resources(requests).await.expect_err("SotW only");
+    assert_eq!(refused.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_up_nobody() {
+    let control_plane = ControlPlane::new();
+    // Far more than fits into the pipe and its HTTP/2 windows.
+    let many: Vec<_> = (0..10_000).map(|index| format!("cluster-{index}")).collect();
+    let names: Vec<_> = many.iter().map(String::as_str).collect();
+    control_plane.set(clusters(&names));
+    let door = control_plane.in_process();
+    let lazy = Ads::open(&door, "lazy").await.expect("a stream");
+    lazy.asks(CDS, &[]).await;
+    soon(control_plane.wait_for_subscription(CDS, "cluster-0")).await;
+    let mut eager = Ads::open(&door, "eager").await.expect("a stream");
+    eager.asks(CDS, &[]).await;
+    assert_eq!(eager.receives().await.resources.len(), 10_000);
+    control_plane.set(clusters(&names[1..]));
+    assert_eq!(eager.receives().await.resources.len(), 9_999);
+    // It can be cut while it does not read.
+    control_plane.cut_streams();
+    soon(control_plane.wait_for_streams(0)).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_endpoints_fit_into_one_response() {
+    let control_plane = ControlPlane::new();
+    let addresses: Vec<_> = (0..10_000_u16).map(|index| ([10, 0, 0, 1], 1_000 + index).into()).collect();
+    control_plane.set(Resources::default().with(resources::endpoints("a", &addresses)));
+    let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
+    ads.asks(EDS, &["a"]).await;
+    let response = ads.receives().await;
+    assert_eq!(response.resources, [resources::pack(resources::endpoints("a", &addresses))]);
+}
