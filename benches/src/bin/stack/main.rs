@@ -6,7 +6,6 @@
 
 mod backends;
 mod client;
-mod control_plane;
 mod echo;
 mod load;
 mod machine;
@@ -32,6 +31,10 @@ static ALLOCATOR: Counting = Counting::new();
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|first| first == "--help").is_some() {
+        println!("{}", options::USAGE);
+        return ExitCode::SUCCESS;
+    }
     let role = arguments.next_if(|first| ["client", "client-process", "backends-process"].contains(&first.as_str()));
     let result = match role.as_deref() {
         Some("client-process") => client::main().map(|()| ExitCode::SUCCESS),

@@ -58,7 +58,7 @@ impl Options {
                 "--rate" => options.rate = value()?.parse()?,
                 "--callers" => options.callers = value()?.parse()?,
                 "--runtime" => options.runtime = runtime(&value()?)?,
-                "--quick" => (options.rounds, options.seconds) = (3, 0.6),
+                "--quick" => (options.rounds, options.seconds) = (3, 0.5),
                 option if option.starts_with('-') => return Err(USAGE.into()),
                 filter => filters.push(filter.to_owned()),
             }

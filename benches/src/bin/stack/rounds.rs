@@ -63,14 +63,14 @@ pub(crate) struct Measured {
 /// Plain and control may differ by this much in a valid round.
 const TOLERANCE: f64 = 0.03;
 
-/// Measures until there are enough valid rounds, or until twice as many were tried.
+/// Measures until there are enough valid rounds, or until three times as many were tried: an invalid one is cut short.
 pub(crate) fn measure(options: &Options) -> Result<Measured, BoxError> {
     let (client_core, backends_core) = cores()?;
     let mut backends = Child::start("backends-process")?;
     let peers: Peers = backends.ask(&backends_core, Duration::from_secs(10))?;
 
     let mut measured = Measured::default();
-    for attempt in 0..options.rounds * 2 {
+    for attempt in 0..options.rounds * 3 {
         if measured.rounds.len() == options.rounds || !measured.failures.is_empty() {
             break;
         }
@@ -83,9 +83,13 @@ pub(crate) fn measure(options: &Options) -> Result<Measured, BoxError> {
                 Ok(sample) => drop(round.insert(stack.name(), sample)),
                 Err(failure) => measured.failures.push(format!("{}: {failure}", stack.name())),
             }
+            if deviation(&round).is_some_and(|deviation| deviation > TOLERANCE) {
+                // Nothing that follows can make this round valid.
+                break;
+            }
         }
         let deviation = deviation(&round);
-        let valid = deviation.is_some_and(|deviation| deviation <= TOLERANCE);
+        let valid = deviation.is_some_and(|deviation| deviation <= TOLERANCE) && round.len() == options.stacks.len();
         let verdict = if valid { "valid" } else { "discarded" };
         let shown = deviation.unwrap_or(f64::NAN) * 100.0;
         eprintln!("round {}: control off by {shown:.1} %, {verdict}", attempt + 1);
