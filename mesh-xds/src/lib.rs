@@ -3,7 +3,6 @@
 mod bootstrap;
 #[cfg(feature = "control-plane")]
 pub mod control_plane;
-pub mod decode;
 mod in_process;
 pub mod resource;
 mod snapshot;

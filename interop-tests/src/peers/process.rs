@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    fmt, io,
     net::SocketAddr,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
@@ -30,7 +30,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const LOG_LINES: usize = 60;
 
 /// Why a peer is of no use.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum PeerError {
     /// A step of the set-up did not work.
@@ -63,6 +63,13 @@ pub enum PeerError {
         /// Its last words.
         log: String,
     },
+}
+
+// `expect` shows the Debug form, and a log in one escaped line can not be read.
+impl fmt::Debug for PeerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A running peer; dropping it kills it.

@@ -1,5 +1,6 @@
 //! The `xds_interop_server` binary, as a harness starts and drives it.
 
+use crate::rig::free_port;
 use interop_tests::{
     peers::{Process, listening},
     proto::{
@@ -10,16 +11,10 @@ use interop_tests::{
         },
     },
 };
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use tokio::process::Command;
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
-
-/// A port that is free now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("bound").port()
-}
 
 fn start(arguments: &[String]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xds_interop_server"));

@@ -3,4 +3,8 @@
 //! Each module is named by what it proves. The parts that a test starts are in the library of this package. It does NOT
 //! hold unit tests.
 
+mod envoy_client_of_our_control_plane;
+mod foreign_clients_of_our_control_plane;
 mod interop_server;
+mod peers_without_us;
+mod rig;

@@ -12,7 +12,6 @@ mod invalid;
 mod lb_policy;
 mod listener;
 mod matcher;
-mod received;
 mod route;
 mod tls;
 
@@ -22,7 +21,6 @@ pub use invalid::*;
 pub use lb_policy::*;
 pub use listener::*;
 pub use matcher::*;
-pub use received::*;
 pub use route::*;
 pub use tls::*;
 

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	// The types that an Any in a snapshot may hold.
+	_ "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+)
+
+// everyNode puts all clients on one snapshot.
+type everyNode struct{}
+
+func (everyNode) ID(*core.Node) string { return "every node" }
+
+// said serializes the lines of concurrent streams.
+var said sync.Mutex
+
+func say(format string, arguments ...any) {
+	said.Lock()
+	defer said.Unlock()
+	fmt.Printf(format+"\n", arguments...)
+}
+
+// snapshot is one command: a version and its resources as protobuf JSON with "@type".
+type snapshot struct {
+	Version   string            `json:"version"`
+	Resources []json.RawMessage `json:"resources"`
+}
+
+// controlPlane says "ready ADDRESS" once, "applied VERSION" for each snapshot that it read from stdin, and
+// "ack TYPE VERSION", "nack TYPE MESSAGE" for what its clients answer.
+func controlPlane() error {
+	snapshots := cache.NewSnapshotCache(true, everyNode{}, nil)
+	callbacks := server.CallbackFuncs{
+		StreamRequestFunc: func(_ int64, request *discovery.DiscoveryRequest) error {
+			if detail := request.GetErrorDetail(); detail != nil {
+				say("nack %s %s", request.GetTypeUrl(), detail.GetMessage())
+			} else if request.GetResponseNonce() != "" {
+				say("ack %s %s", request.GetTypeUrl(), request.GetVersionInfo())
+			}
+			return nil
+		},
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	grpcServer := grpc.NewServer()
+	ads := server.NewServer(context.Background(), snapshots, callbacks)
+	discovery.RegisterAggregatedDiscoveryServiceServer(grpcServer, ads)
+	failed := make(chan error, 1)
+	go func() { failed <- grpcServer.Serve(listener) }()
+	say("ready %s", listener.Addr())
+
+	commands := bufio.NewScanner(os.Stdin)
+	commands.Buffer(nil, 64<<20)
+	for commands.Scan() {
+		version, err := apply(snapshots, commands.Bytes())
+		if err != nil {
+			return err
+		}
+		say("applied %s", version)
+	}
+	// The end of stdin is the end of the test.
+	grpcServer.Stop()
+	<-failed
+	return commands.Err()
+}
+
+func apply(snapshots cache.SnapshotCache, command []byte) (string, error) {
+	var wanted snapshot
+	if err := json.Unmarshal(command, &wanted); err != nil {
+		return "", err
+	}
+	byType := map[resource.Type][]types.Resource{
+		resource.ListenerType: {}, resource.RouteType: {}, resource.ClusterType: {}, resource.EndpointType: {},
+	}
+	for _, text := range wanted.Resources {
+		var wrapped anypb.Any
+		if err := protojson.Unmarshal(text, &wrapped); err != nil {
+			return "", fmt.Errorf("%w in %s", err, text)
+		}
+		message, err := wrapped.UnmarshalNew()
+		if err != nil {
+			return "", err
+		}
+		byType[wrapped.GetTypeUrl()] = append(byType[wrapped.GetTypeUrl()], message)
+	}
+	next, err := cache.NewSnapshot(wanted.Version, byType)
+	if err != nil {
+		return "", err
+	}
+	return wanted.Version, snapshots.SetSnapshot(context.Background(), everyNode{}.ID(nil), next)
+}

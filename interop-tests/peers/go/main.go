@@ -1,0 +1,28 @@
+// Command peers is grpc-go and go-control-plane as peers of our wire tests.
+//
+//	peers control-plane    go-control-plane's snapshot cache behind an ADS server
+//	peers client TARGET    a grpc-go xDS client that calls the interop suite's TestService
+//
+// Both read commands from stdin and say on stdout what happened, one line each. Neither judges anything.
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+func main() {
+	var err error
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == "control-plane":
+		err = controlPlane()
+	case len(os.Args) == 3 && os.Args[1] == "client":
+		err = client(os.Args[2])
+	default:
+		err = fmt.Errorf("usage: peers control-plane | peers client TARGET")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

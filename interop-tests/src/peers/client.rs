@@ -1,0 +1,56 @@
+//! Foreign xDS clients (C-core and grpc-go) that call the interop suite's TestService on command.
+//!
+//! They exist to judge our control plane and our backends. They do NOT share code with each other; only their commands
+//! are the same.
+
+use super::{PeerError, Process, backend, setup};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use tokio::process::Command;
+
+/// Which implementation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Grpc {
+    /// C-core, through grpcio.
+    Core,
+    /// grpc-go.
+    Go,
+}
+
+/// A running xDS client.
+#[derive(Debug)]
+pub struct ForeignClient {
+    process: Process,
+}
+
+impl ForeignClient {
+    /// Starts a client for `target` (`xds:///name`) with this bootstrap.
+    ///
+    /// # Errors
+    /// It could not be set up or started.
+    pub async fn start(implementation: Grpc, target: &str, bootstrap: &Value) -> Result<Self, PeerError> {
+        let (name, mut command) = match implementation {
+            Grpc::Core => ("C-core xDS client", backend::script("xds_client.py").await?),
+            Grpc::Go => {
+                let mut command = Command::new(setup::go().await?);
+                command.arg("client").env("GRPC_GO_LOG_SEVERITY_LEVEL", "warning");
+                ("grpc-go xDS client", command)
+            }
+        };
+        command.arg(target).env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string()).env_remove("GRPC_XDS_BOOTSTRAP");
+        let mut process = Process::start(name, command)?;
+        process.said("ready").await?;
+        Ok(Self { process })
+    }
+
+    /// Makes `calls` calls, one after the other: how many each hostname answered. Failures are under their message.
+    ///
+    /// # Errors
+    /// The process has ended or hangs.
+    pub async fn call(&mut self, calls: usize) -> Result<BTreeMap<String, u64>, PeerError> {
+        self.process.tell(&calls.to_string()).await?;
+        let pick = |line: &str| serde_json::from_str(line.strip_prefix("called ")?).ok();
+        self.process.line("called {..}", pick).await
+    }
+}

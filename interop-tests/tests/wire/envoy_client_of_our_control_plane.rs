@@ -1,0 +1,148 @@
+//! Envoy 1.40 follows our control plane, in front of our backends.
+//!
+//! It is the strictest reader of xDS there is and subscribes as no gRPC client does: wildcards for listeners and
+//! clusters. It does NOT use our client; a plain tonic channel calls through it.
+
+use crate::rig::{OurControlPlane, addresses, backends, free_port, within};
+use envoy_types::pb::envoy::{
+    config::{
+        cluster::v3::Cluster,
+        core::v3::{
+            Address, Http2ProtocolOptions, SocketAddress, address::Address as AddressOf, socket_address::PortSpecifier,
+        },
+        listener::v3::{Filter, FilterChain, Listener, filter::ConfigType},
+    },
+    extensions::{
+        filters::{
+            http::router::v3::Router,
+            network::http_connection_manager::v3::{
+                HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier,
+                http_filter::ConfigType as HttpFilterConfig,
+            },
+        },
+        upstreams::http::v3::{
+            HttpProtocolOptions,
+            http_protocol_options::{
+                ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+            },
+        },
+    },
+};
+use interop_tests::{
+    peers::{Envoy, listening},
+    proto::testing::{SimpleRequest, test_service_client::TestServiceClient},
+};
+use mesh_xds::control_plane::{
+    Resources,
+    resources::{ads, cluster_eds, endpoints, pack, route_config, virtual_host},
+};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+};
+use tonic::transport::Channel;
+
+const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+
+/// A listener of a proxy: a socket, and routes that are asked for by name.
+fn socket_listener(name: &str, address: SocketAddr, routes: &str) -> Listener {
+    let router = HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(HttpFilterConfig::TypedConfig(pack(Router::default()))),
+        ..HttpFilter::default()
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: name.to_owned(),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: routes.to_owned(),
+        })),
+        http_filters: vec![router],
+        ..HttpConnectionManager::default()
+    };
+    let filter = Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack(manager))),
+    };
+    let socket = SocketAddress {
+        address: address.ip().to_string(),
+        port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
+        ..SocketAddress::default()
+    };
+    Listener {
+        name: name.to_owned(),
+        address: Some(Address { address: Some(AddressOf::SocketAddress(socket)) }),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..FilterChain::default() }],
+        ..Listener::default()
+    }
+}
+
+/// An EDS cluster that is spoken HTTP/2 to.
+fn http2_cluster(name: &str) -> Cluster {
+    let http2 = ExplicitHttpConfig {
+        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+    };
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(http2)),
+        ..HttpProtocolOptions::default()
+    };
+    let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned();
+    Cluster { typed_extension_protocol_options: [(key, pack(options))].into(), ..cluster_eds(name) }
+}
+
+fn resources(ingress: SocketAddr, cluster: &str, addresses: &[SocketAddr]) -> Resources {
+    Resources::default()
+        .with(socket_listener("ingress", ingress, "routes"))
+        .with(route_config("routes", vec![virtual_host("*", cluster)]))
+        .with(http2_cluster(cluster))
+        .with(endpoints(cluster, addresses))
+}
+
+/// Who answers `calls` calls; a failed one fails the test.
+async fn answers(client: &mut TestServiceClient<Channel>, calls: usize) -> BTreeMap<String, usize> {
+    let mut answers = BTreeMap::new();
+    for _ in 0..calls {
+        let answer = client.unary_call(SimpleRequest::default()).await.expect("a failed call");
+        *answers.entry(answer.into_inner().hostname).or_default() += 1;
+    }
+    answers
+}
+
+#[tokio::test]
+async fn envoy_follows_listeners_routes_clusters_and_endpoints() {
+    let [a, b, c] = backends(["a", "b", "c"]).await;
+    let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut control_plane = OurControlPlane::start().await;
+    let ads = control_plane.ads.clone();
+    ads.set(resources(ingress, "blue", &addresses([&a, &b])));
+    let envoy = Envoy::start("envoy-1", control_plane.address).await.expect("set up");
+    for (type_url, name) in [(CDS, "blue"), (EDS, "blue"), (LDS, "ingress"), (RDS, "routes")] {
+        within(&format!("{name} is ACKed: {}", envoy.log()), ads.wait_for_ack(type_url, name)).await;
+    }
+    listening("Envoy", ingress).await.expect("it has its listener");
+
+    let channel = Channel::from_shared(format!("http://{ingress}")).expect("a URI").connect_lazy();
+    let mut client = TestServiceClient::new(channel);
+    let half = answers(&mut client, 100).await;
+    assert_eq!(half, BTreeMap::from([("a".to_owned(), 50), ("b".to_owned(), 50)]), "round robin");
+    assert_eq!((a.counters().succeeded, b.counters().succeeded), (50, 50));
+
+    ads.set(resources(ingress, "blue", &addresses([&c])));
+    within("the endpoints are ACKed", ads.wait_for_ack(EDS, "blue")).await;
+    let moved = async { while answers(&mut client, 10).await.get("c") != Some(&10) {} };
+    within("answers from c alone", moved).await;
+
+    // Envoy answers 503 for a route to a cluster that it is still warming, so the cluster comes first.
+    let mut both = resources(ingress, "blue", &addresses([&c]));
+    both.extend(Resources::default().with(http2_cluster("green")).with(endpoints("green", &addresses([&a]))));
+    ads.set(both.clone());
+    within("the new cluster's endpoints are ACKed", ads.wait_for_ack(EDS, "green")).await;
+    ads.set(both.with(route_config("routes", vec![virtual_host("*", "green")])));
+    within("the routes are ACKed", ads.wait_for_ack(RDS, "routes")).await;
+    let moved = async { while answers(&mut client, 10).await.get("a") != Some(&10) {} };
+    within("answers from a alone", moved).await;
+    assert_eq!(control_plane.nacks(), Vec::<String>::new());
+}
