@@ -3,6 +3,7 @@
 mod bootstrap;
 #[cfg(feature = "control-plane")]
 pub mod control_plane;
+pub mod decode;
 mod in_process;
 pub mod resource;
 mod snapshot;

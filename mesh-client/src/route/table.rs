@@ -14,8 +14,8 @@
 //!        Candidates         merges them by index; the lowest unconditional route ends the search
 //! ```
 //!
-//! Whatever the routes are, a request costs O(log routes) comparisons and a walk no longer than the longest prefix, plus
-//! O(k log k) for the k routes whose path matches and that have conditions.
+//! Whatever the routes are, a request costs O(log routes) comparisons, a walk no longer than the longest prefix and at
+//! most one run of the regexes, plus O(k log k) for the k routes whose path matches and that have conditions.
 //!
 //! It does NOT choose the virtual host, and it does NOT look at actions.
 

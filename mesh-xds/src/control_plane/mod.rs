@@ -29,7 +29,10 @@
 
 mod check;
 mod events;
+mod files;
 mod hooks;
+mod json;
+mod loader;
 pub mod resources;
 mod server;
 mod serving;
@@ -41,6 +44,8 @@ mod wire;
 pub use check::{Inconsistent, Missing};
 pub use envoy_types::pb as proto;
 pub use events::{Event, EventReceiver, Missed, Verdict};
+pub use files::{LoadError, Mistake};
+pub use loader::DirectoryLoader;
 pub use resources::Resources;
 pub use server::ControlPlane;
 pub use serving::Serving;

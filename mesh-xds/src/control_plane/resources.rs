@@ -75,9 +75,7 @@ impl Resources {
 
     /// Adds an encoded resource; its name is field 1 of the message, as in every xDS resource type.
     pub fn insert_any(&mut self, resource: Any) {
-        // Bytes that are no message have no name; whoever wants to serve such bytes names them with `insert_raw`.
-        let name = Named::decode(resource.value.as_slice()).unwrap_or_default().name;
-        self.insert_raw(&name, resource);
+        self.insert_raw(&Self::name_of(&resource), resource);
     }
 
     /// Adds bytes under a name, without looking at them: also what is not a valid resource.
@@ -120,6 +118,11 @@ impl Resources {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes that are no message have no name; whoever wants to serve such bytes names them with `insert_raw`.
+    pub(super) fn name_of(resource: &Any) -> String {
+        Named::decode(resource.value.as_slice()).unwrap_or_default().name
     }
 
     pub(super) fn by_type(&self) -> impl Iterator<Item = (&str, &BTreeMap<Arc<str>, Bytes>)> {

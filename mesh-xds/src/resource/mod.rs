@@ -12,6 +12,7 @@ mod invalid;
 mod lb_policy;
 mod listener;
 mod matcher;
+mod received;
 mod route;
 mod tls;
 
@@ -21,6 +22,7 @@ pub use invalid::*;
 pub use lb_policy::*;
 pub use listener::*;
 pub use matcher::*;
+pub use received::*;
 pub use route::*;
 pub use tls::*;
 

@@ -1,0 +1,96 @@
+//! The report: Markdown tables of absolute medians and of per-round ratios with their intervals.
+//!
+//! Ratios are taken within a round and only then summarised, so that what disturbs a whole round cancels out. This
+//! file does NOT measure.
+
+use crate::{
+    machine,
+    options::Options,
+    rounds::{Measured, Metric},
+    stacks::Stack,
+    statistics::{Median, median},
+};
+
+/// Prints everything.
+pub(crate) fn print(options: &Options, measured: &Measured) {
+    println!("{}\n", machine::description());
+    println!(
+        "{} valid rounds, {} discarded; {:?} runtime, open loop at {} calls/s, 100-byte payload, h2c over loopback.\n",
+        measured.rounds.len(),
+        measured.discarded,
+        options.runtime,
+        options.rate
+    );
+    println!("Medians:\n");
+    table(options, measured, |stack, metric| {
+        let values = measured.rounds.iter().filter_map(|round| Some(round.get(stack.name())?[&metric]));
+        median(values.collect()).map(|median| absolute(metric, median.value))
+    });
+    ratios(options, measured, Stack::Plain);
+    // Three connections batch less than one: stacks with three backends are compared with each other as well.
+    for against in [Stack::Balance3, Stack::TonicXds3] {
+        if options.stacks.contains(&against) {
+            ratios(options, measured, against);
+        }
+    }
+    for failure in &measured.failures {
+        println!("FAILED: {failure}");
+    }
+    if measured.rounds.len() < options.rounds {
+        println!("NOT ENOUGH valid rounds: the machine is too noisy.");
+    }
+}
+
+fn ratios(options: &Options, measured: &Measured, against: Stack) {
+    println!("Relative to {}, median of the per-round ratios with its interval (about 95 %):\n", against.name());
+    table(options, measured, |stack, metric| {
+        if stack.backends() != against.backends() && against != Stack::Plain {
+            return None;
+        }
+        let ratios = measured
+            .rounds
+            .iter()
+            .filter_map(|round| Some(round.get(stack.name())?[&metric] / round.get(against.name())?[&metric]));
+        median(ratios.collect()).map(|Median { value, low, high }| format!("{value:.2} [{low:.2}, {high:.2}]"))
+    });
+}
+
+/// A line per stack, a column per metric; stacks without a value are left out.
+fn table(options: &Options, measured: &Measured, cell: impl Fn(Stack, Metric) -> Option<String>) {
+    if measured.rounds.is_empty() {
+        return;
+    }
+    println!("| stack | {} |", Metric::ALL.map(title).join(" | "));
+    println!("| --- |{}", " --- |".repeat(Metric::ALL.len()));
+    for stack in &options.stacks {
+        let cells: Option<Vec<_>> = Metric::ALL.iter().map(|metric| cell(*stack, *metric)).collect();
+        if let Some(cells) = cells {
+            println!("| {} | {} |", stack.name(), cells.join(" | "));
+        }
+    }
+    println!();
+}
+
+fn title(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Rate1 => "calls/s at 1",
+        Metric::Rate16 => "at 16",
+        Metric::Rate128 => "at 128",
+        Metric::P50 => "p50 µs at 1",
+        Metric::P99 => "p99",
+        Metric::OpenP50 => "open loop p50 µs",
+        Metric::OpenP99 => "p99",
+        Metric::Cpu => "client CPU µs/call at 16",
+        Metric::Allocations => "allocations/call",
+        Metric::Bytes => "bytes/call",
+        Metric::Rss => "RSS MiB",
+    }
+}
+
+fn absolute(metric: Metric, value: f64) -> String {
+    match metric {
+        Metric::Rss => format!("{:.1}", value / 1024.0),
+        Metric::Cpu | Metric::Allocations => format!("{value:.2}"),
+        _ => format!("{value:.0}"),
+    }
+}

@@ -1,0 +1,334 @@
+//! CDS: clusters (A27, A29, A32, A37, A50, A75, A105).
+
+use super::{
+    basics::{ads_or_self, duration, optional_duration, port, type_name, unpack},
+    endpoints::inline_endpoints,
+    lb_policy::lb_policy,
+    scope::Scope,
+    tls::transport_socket,
+};
+use crate::resource::{Cluster, ClusterLoadAssignment, ClusterName, Discovery, HttpProtocol, Invalid};
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            cluster::v3::{
+                self as pb,
+                cluster::{ClusterDiscoveryType, ClusterProtocolSelection, CustomClusterType, DiscoveryType},
+            },
+            core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority, address, config_source},
+            endpoint::v3::{self as endpoint_pb, lb_endpoint::HostIdentifier},
+        },
+        extensions::{
+            clusters::aggregate::v3::ClusterConfig as AggregateConfig,
+            upstreams::http::v3::{
+                HttpProtocolOptions,
+                http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
+            },
+        },
+    },
+    google::protobuf::UInt32Value,
+};
+use prost::Name;
+use std::{sync::Arc, time::Duration};
+
+/// A `Cluster`.
+pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Cluster, Invalid> {
+    if cluster.name.is_empty() {
+        return Err(scope.invalid_at("name", "must not be empty"));
+    }
+    report_unsupported(&cluster, scope);
+    let lb_policy = lb_policy(&cluster, scope)?;
+    let transport_socket = transport_socket(&cluster, scope)?;
+    let http_protocol = http_protocol(&cluster, scope)?;
+    lrs_server(&cluster, scope)?;
+    if let Some(detection) = &cluster.outlier_detection {
+        scope.ignore("outlier_detection", "outlier detection is not supported yet: has no effect");
+        scope.within("outlier_detection", |scope| outlier_detection(detection, scope))?;
+    }
+    let max_requests = match &cluster.circuit_breakers {
+        Some(breakers) => scope.within("circuit_breakers", |scope| circuit_breakers(breakers, scope))?,
+        None => None,
+    };
+    let connect_timeout = optional_duration(cluster.connect_timeout, "connect_timeout", scope)?;
+    let name = ClusterName::new(cluster.name.as_str());
+    Ok(Cluster {
+        name,
+        discovery: discovery(cluster, scope)?,
+        lb_policy,
+        transport_socket,
+        http_protocol,
+        max_requests,
+        connect_timeout: connect_timeout.filter(|timeout| *timeout > Duration::ZERO),
+    })
+}
+
+// === Discovery ===
+
+// "cluster type other than EDS / LOGICAL_DNS / aggregate" is refused (A27); STATIC is accepted besides.
+fn discovery(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
+    let kind = match &cluster.cluster_discovery_type {
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            return scope.within("cluster_type", |scope| aggregate(custom, scope));
+        }
+        Some(ClusterDiscoveryType::Type(kind)) => *kind,
+        // In the proto as in Envoy, no type is STATIC.
+        None => DiscoveryType::Static as i32,
+    };
+    match DiscoveryType::try_from(kind) {
+        Ok(DiscoveryType::Eds) => eds(cluster, scope),
+        Ok(DiscoveryType::Static) => fixed(cluster, scope),
+        Ok(DiscoveryType::LogicalDns) => match &cluster.load_assignment {
+            Some(assignment) => scope.within("load_assignment", |scope| logical_dns(assignment, scope)),
+            None => Err(scope.invalid_at("load_assignment", "must be set")),
+        },
+        Ok(DiscoveryType::StrictDns) => Err(scope.invalid_at("type", "STRICT_DNS is not supported")),
+        Ok(DiscoveryType::OriginalDst) => Err(scope.invalid_at("type", "ORIGINAL_DST is not supported")),
+        Err(_) => Err(scope.invalid_at("type", format!("unknown value {kind}"))),
+    }
+}
+
+fn eds(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
+    let config = cluster.eds_cluster_config.unwrap_or_default();
+    scope.within("eds_cluster_config", |scope| {
+        ads_or_self(config.eds_config.as_ref(), "eds_config", scope)?;
+        // "CDS resource with an xdstp: name and type EDS must set service_name" - A47
+        match (config.service_name.is_empty(), cluster.name.starts_with("xdstp:")) {
+            (false, _) => Ok(Discovery::Eds { service_name: config.service_name }),
+            (true, false) => Ok(Discovery::Eds { service_name: cluster.name }),
+            (true, true) => Err(scope.invalid_at("service_name", "must be set: the cluster has an xdstp name")),
+        }
+    })
+}
+
+fn fixed(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
+    let empty = || ClusterLoadAssignment { name: String::new(), priorities: Vec::new(), drops: Vec::new() };
+    let mut assignment = match cluster.load_assignment {
+        Some(assignment) => scope.within("load_assignment", |scope| inline_endpoints(assignment, scope))?,
+        None => empty(),
+    };
+    if assignment.name.is_empty() {
+        assignment.name = cluster.name;
+    }
+    Ok(Discovery::Static(Arc::new(assignment)))
+}
+
+// "LOGICAL_DNS without exactly 1 locality, exactly 1 endpoint, address with non-empty host and port set; resolver_name
+// set" are refused (A37).
+fn logical_dns(assignment: &endpoint_pb::ClusterLoadAssignment, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
+    let [locality] = assignment.endpoints.as_slice() else {
+        return Err(scope.invalid_at("endpoints", "must hold exactly one locality"));
+    };
+    scope.at("endpoints", 0, |scope| {
+        let [endpoint] = locality.lb_endpoints.as_slice() else {
+            return Err(scope.invalid_at("lb_endpoints", "must hold exactly one endpoint"));
+        };
+        scope.at("lb_endpoints", 0, |scope| dns_name(endpoint, scope))
+    })
+}
+
+fn dns_name(endpoint: &endpoint_pb::LbEndpoint, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
+    let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
+        return Err(scope.invalid_at("endpoint", "must be set"));
+    };
+    let address = endpoint.address.as_ref().and_then(|address| address.address.as_ref());
+    scope.within("endpoint", |scope| {
+        scope.within("address", |scope| {
+            let Some(address::Address::SocketAddress(socket)) = address else {
+                return Err(scope.invalid_at("socket_address", "must be set"));
+            };
+            scope.within("socket_address", |scope| {
+                if !socket.resolver_name.is_empty() {
+                    return Err(scope.invalid_at("resolver_name", "must be empty"));
+                }
+                if socket.address.is_empty() {
+                    return Err(scope.invalid_at("address", "must not be empty"));
+                }
+                let port = port(socket.port_specifier.as_ref(), scope)?;
+                Ok(Discovery::LogicalDns { host: socket.address.clone(), port })
+            })
+        })
+    })
+}
+
+fn aggregate(custom: &CustomClusterType, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
+    let aggregate = custom.typed_config.as_ref().filter(|any| type_name(&any.type_url) == AggregateConfig::full_name());
+    let Some(any) = aggregate else {
+        return Err(scope.invalid(format!("{:?} is not supported", custom.name)));
+    };
+    scope.within("typed_config", |scope| {
+        let config: AggregateConfig = unpack(any, scope)?;
+        // "aggregate list empty" is refused (A37).
+        if config.clusters.is_empty() {
+            return Err(scope.invalid_at("clusters", "must not be empty"));
+        }
+        Ok(Discovery::Aggregate(config.clusters.into_iter().map(ClusterName::new).collect()))
+    })
+}
+
+// === HTTP version ===
+
+fn http_protocol(cluster: &pb::Cluster, scope: &mut Scope<'_>) -> Result<HttpProtocol, Invalid> {
+    if let Some(extension) = &cluster.upstream_config {
+        // "NACK when that extension has another type or the duration is out of range" - A75
+        scope.within("upstream_config", |scope| match &extension.typed_config {
+            Some(any) => scope.within("typed_config", |scope| {
+                let options: HttpProtocolOptions = unpack(any, scope)?;
+                common_options(options.common_http_protocol_options.as_ref(), scope)
+            }),
+            None => Err(scope.invalid_at("typed_config", "must be set")),
+        })?;
+        scope.ignore("upstream_config", "session affinity is not supported: has no effect");
+    }
+    match cluster.typed_extension_protocol_options.get(&HttpProtocolOptions::full_name()) {
+        Some(any) => scope.key("typed_extension_protocol_options", &HttpProtocolOptions::full_name(), |scope| {
+            let options = unpack(any, scope)?;
+            protocol_options(&options, scope)
+        }),
+        // The fields that HttpProtocolOptions has replaced.
+        None if cluster.protocol_selection == ClusterProtocolSelection::UseDownstreamProtocol as i32 => {
+            Ok(HttpProtocol::Downstream)
+        }
+        None if cluster.http2_protocol_options.is_some() => Ok(HttpProtocol::Http2),
+        None if cluster.http_protocol_options.is_some() => Ok(HttpProtocol::Http1),
+        None => Ok(HttpProtocol::Unspecified),
+    }
+}
+
+fn protocol_options(options: &HttpProtocolOptions, scope: &mut Scope<'_>) -> Result<HttpProtocol, Invalid> {
+    common_options(options.common_http_protocol_options.as_ref(), scope)?;
+    scope.unsupported(&[
+        (!options.http_filters.is_empty(), "http_filters"),
+        (options.outlier_detection.is_some(), "outlier_detection"),
+        (!options.request_mirror_policies.is_empty(), "request_mirror_policies"),
+        (!options.hash_policy.is_empty(), "hash_policy"),
+        (options.retry_policy.is_some(), "retry_policy"),
+    ]);
+    match &options.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            scope.within("explicit_http_config", |scope| match &explicit.protocol_config {
+                Some(ProtocolConfig::HttpProtocolOptions(_)) => Ok(HttpProtocol::Http1),
+                Some(ProtocolConfig::Http2ProtocolOptions(_)) => Ok(HttpProtocol::Http2),
+                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                    scope.ignore("http3_protocol_options", "HTTP/3 is not supported: HTTP/2 is used");
+                    Ok(HttpProtocol::Http2)
+                }
+                None => Err(scope.invalid("no protocol is set")),
+            })
+        }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => Ok(HttpProtocol::Downstream),
+        Some(UpstreamProtocolOptions::AutoConfig(_)) => Ok(HttpProtocol::Auto),
+        // "upstream_protocol_options: required" (Envoy).
+        None => Err(scope.invalid("no upstream protocol options are set")),
+    }
+}
+
+fn common_options(options: Option<&CommonOptions>, scope: &mut Scope<'_>) -> Result<(), Invalid> {
+    let Some(options) = options else {
+        return Ok(());
+    };
+    scope.within("common_http_protocol_options", |scope| {
+        let idle_timeout = optional_duration(options.idle_timeout, "idle_timeout", scope)?;
+        scope.unsupported(&[
+            (idle_timeout.is_some(), "idle_timeout"),
+            (options.max_connection_duration.is_some(), "max_connection_duration"),
+            (options.max_stream_duration.is_some(), "max_stream_duration"),
+            (options.max_requests_per_connection.is_some(), "max_requests_per_connection"),
+        ]);
+        Ok(())
+    })
+}
+
+// === Limits and reports ===
+
+// "first thresholds[] with priority DEFAULT, max_requests only" - A32
+fn circuit_breakers(breakers: &pb::CircuitBreakers, scope: &mut Scope<'_>) -> Result<Option<u32>, Invalid> {
+    for (index, thresholds) in breakers.per_host_thresholds.iter().enumerate() {
+        scope.at("per_host_thresholds", index, |scope| match thresholds.max_connections {
+            // "max_connections = 0" is refused (A105).
+            Some(UInt32Value { value: 0 }) => Err(scope.invalid_at("max_connections", "must be at least 1")),
+            Some(_) => {
+                scope.unsupported(&[(true, "max_connections")]);
+                Ok(())
+            }
+            None => Ok(()),
+        })?;
+    }
+    let default = RoutingPriority::Default as i32;
+    let first = breakers.thresholds.iter().enumerate().find(|(_, thresholds)| thresholds.priority == default);
+    Ok(first.and_then(|(index, thresholds)| {
+        scope.at("thresholds", index, |scope| {
+            scope.unsupported(&[
+                (thresholds.max_connections.is_some(), "max_connections"),
+                (thresholds.max_pending_requests.is_some(), "max_pending_requests"),
+                (thresholds.max_retries.is_some(), "max_retries"),
+                (thresholds.retry_budget.is_some(), "retry_budget"),
+                (thresholds.max_connection_pools.is_some(), "max_connection_pools"),
+            ]);
+        });
+        thresholds.max_requests.map(|max| max.value)
+    }))
+}
+
+// "durations invalid or negative; max_ejection_percent, enforcing_*, failure_percentage_threshold > 100" are refused
+// (A50).
+fn outlier_detection(detection: &pb::OutlierDetection, scope: &mut Scope<'_>) -> Result<(), Invalid> {
+    for (value, field) in [
+        (detection.interval, "interval"),
+        (detection.base_ejection_time, "base_ejection_time"),
+        (detection.max_ejection_time, "max_ejection_time"),
+    ] {
+        value.map(|value| scope.within(field, |scope| duration(value, scope))).transpose()?;
+    }
+    for (value, field) in [
+        (detection.max_ejection_percent, "max_ejection_percent"),
+        (detection.enforcing_success_rate, "enforcing_success_rate"),
+        (detection.failure_percentage_threshold, "failure_percentage_threshold"),
+        (detection.enforcing_failure_percentage, "enforcing_failure_percentage"),
+        (detection.enforcing_consecutive_5xx, "enforcing_consecutive_5xx"),
+        (detection.enforcing_consecutive_gateway_failure, "enforcing_consecutive_gateway_failure"),
+        (detection.enforcing_consecutive_local_origin_failure, "enforcing_consecutive_local_origin_failure"),
+        (detection.enforcing_local_origin_success_rate, "enforcing_local_origin_success_rate"),
+        (detection.enforcing_failure_percentage_local_origin, "enforcing_failure_percentage_local_origin"),
+    ] {
+        if let Some(UInt32Value { value: value @ 101.. }) = value {
+            return Err(scope.invalid_at(field, format!("must be at most 100, is {value}")));
+        }
+    }
+    Ok(())
+}
+
+// "lrs_server set but not self" is refused (A27).
+fn lrs_server(cluster: &pb::Cluster, scope: &mut Scope<'_>) -> Result<(), Invalid> {
+    match cluster.lrs_server.as_ref().map(|source| &source.config_source_specifier) {
+        None => Ok(()),
+        Some(Some(config_source::ConfigSourceSpecifier::Self_(_))) => {
+            scope.ignore("lrs_server", "load reporting is not supported yet: has no effect");
+            Ok(())
+        }
+        Some(_) => Err(scope.invalid_at("lrs_server", "only self is supported")),
+    }
+}
+
+fn report_unsupported(cluster: &pb::Cluster, scope: &mut Scope<'_>) {
+    scope.unsupported(&[
+        (!cluster.health_checks.is_empty(), "health_checks"),
+        (cluster.max_requests_per_connection.is_some(), "max_requests_per_connection"),
+        (cluster.common_http_protocol_options.is_some(), "common_http_protocol_options"),
+        (cluster.upstream_bind_config.is_some(), "upstream_bind_config"),
+        (cluster.lb_subset_config.is_some(), "lb_subset_config"),
+        (cluster.upstream_connection_options.is_some(), "upstream_connection_options"),
+        (cluster.close_connections_on_host_health_failure, "close_connections_on_host_health_failure"),
+        (!cluster.filters.is_empty(), "filters"),
+        (cluster.preconnect_policy.is_some(), "preconnect_policy"),
+        (cluster.connection_pool_per_downstream_connection, "connection_pool_per_downstream_connection"),
+    ]);
+    if let Some(common) = &cluster.common_lb_config {
+        scope.within("common_lb_config", |scope| {
+            scope.unsupported(&[
+                (common.healthy_panic_threshold.is_some_and(|share| share.value > 0.0), "healthy_panic_threshold"),
+                (common.close_connections_on_host_set_change, "close_connections_on_host_set_change"),
+                (common.override_host_status.is_some(), "override_host_status"),
+            ]);
+        });
+    }
+}

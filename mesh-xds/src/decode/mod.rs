@@ -1,0 +1,137 @@
+//! Protobuf in, `resource` values out: pure functions, and the only way in.
+//!
+//! Each resource is refused or accepted on its own (A46), a refusal names the field in protobuf spelling, and what
+//! is valid but has no effect here is reported. A field of an unknown type is not fatal; a wrong value in a known
+//! one is. This room does NOT cache, compare versions or know what was asked for.
+
+#![expect(deprecated, reason = "istiod and others still send the deprecated fields, and they are part of the contract")]
+
+mod basics;
+mod cluster;
+mod endpoints;
+mod filter;
+mod lb_policy;
+mod listener;
+mod matcher;
+mod retry;
+mod reuse;
+mod route;
+mod scope;
+mod tls;
+
+pub use reuse::reuse;
+
+use crate::resource::{Invalid, Kind, Received, Resource};
+use basics::type_name;
+use bytes::Bytes;
+use envoy_types::pb::envoy::{
+    config::{
+        cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
+        route::v3::RouteConfiguration,
+    },
+    service::discovery::v3::Resource as Wrapper,
+};
+use prost::{Message, Name};
+use scope::Scope;
+use std::{collections::BTreeSet, sync::Arc};
+
+/// What decoding must know besides the bytes.
+#[derive(Clone, Debug, Default)]
+pub struct DecodeContext {
+    /// Names of the bootstrap's `certificate_providers`: a TLS context may refer to no others (A29).
+    pub certificate_providers: BTreeSet<String>,
+}
+
+/// Decodes and validates one `Any` of a response for `kind`.
+///
+/// An `envoy.service.discovery.v3.Resource` wrapper is taken off first. Never panics, whatever the bytes.
+///
+/// ```
+/// use bytes::Bytes;
+/// use mesh_xds::{decode::{DecodeContext, decode}, resource::Kind};
+///
+/// // cluster_name: "greeter", and nothing else: a service without endpoints.
+/// let bytes = Bytes::from_static(b"\x0a\x07greeter");
+/// let received = decode(Kind::Endpoints, Kind::Endpoints.type_url(), &bytes, &DecodeContext::default());
+/// assert_eq!(received.name.as_deref(), Some("greeter"));
+/// assert!(received.value.is_ok());
+/// ```
+pub fn decode(kind: Kind, type_url: &str, bytes: &Bytes, context: &DecodeContext) -> Received {
+    if type_name(type_url) != Wrapper::full_name() {
+        return decode_bare(kind, type_url, bytes, None, context);
+    }
+    match Wrapper::decode(bytes.clone()) {
+        Ok(Wrapper { name, resource: Some(any), .. }) => {
+            // The wrapper tells the name even when what it holds cannot be read.
+            decode_bare(kind, &any.type_url, &Bytes::from(any.value), Some(name), context)
+        }
+        Ok(Wrapper { name, resource: None, .. }) => {
+            refused(Some(name), bytes, Invalid::new("the Resource wrapper is empty").within("resource"))
+        }
+        Err(error) => refused(None, bytes, Invalid::new(format!("malformed Resource wrapper: {error}"))),
+    }
+}
+
+fn decode_bare(kind: Kind, type_url: &str, raw: &Bytes, known_as: Option<String>, context: &DecodeContext) -> Received {
+    if type_name(type_url) != type_name(kind.type_url()) {
+        let reason = format!("the resource is a {:?}, not a {:?}", type_url, kind.type_url());
+        return refused(known_as, raw, Invalid::new(reason));
+    }
+    match kind {
+        Kind::Listener => decode_as(
+            raw,
+            known_as,
+            context,
+            |listener: &Listener| &listener.name,
+            |listener, scope| {
+                listener::listener(listener, scope).map(|listener| Resource::Listener(Arc::new(listener)))
+            },
+        ),
+        Kind::RouteConfig => decode_as(
+            raw,
+            known_as,
+            context,
+            |routes: &RouteConfiguration| &routes.name,
+            |routes, scope| {
+                route::named_route_config(routes, scope).map(|routes| Resource::RouteConfig(Arc::new(routes)))
+            },
+        ),
+        Kind::Cluster => decode_as(
+            raw,
+            known_as,
+            context,
+            |cluster: &Cluster| &cluster.name,
+            |cluster, scope| cluster::cluster(cluster, scope).map(|cluster| Resource::Cluster(Arc::new(cluster))),
+        ),
+        Kind::Endpoints => decode_as(
+            raw,
+            known_as,
+            context,
+            |endpoints: &ClusterLoadAssignment| &endpoints.cluster_name,
+            |endpoints, scope| {
+                endpoints::endpoints(endpoints, scope).map(|endpoints| Resource::Endpoints(Arc::new(endpoints)))
+            },
+        ),
+    }
+}
+
+fn decode_as<M: Message + Default>(
+    raw: &Bytes,
+    known_as: Option<String>,
+    context: &DecodeContext,
+    name: fn(&M) -> &String,
+    validate: fn(M, &mut Scope<'_>) -> Result<Resource, Invalid>,
+) -> Received {
+    let message = match M::decode(raw.clone()) {
+        Ok(message) => message,
+        Err(error) => return refused(known_as, raw, Invalid::new(format!("malformed protobuf: {error}"))),
+    };
+    let name = Some(name(&message).clone()).filter(|name| !name.is_empty()).or(known_as);
+    let mut scope = Scope::new(context);
+    let value = validate(message, &mut scope);
+    Received { name, value, ignored: scope.into_ignored(), raw: raw.clone() }
+}
+
+fn refused(name: Option<String>, raw: &Bytes, invalid: Invalid) -> Received {
+    Received { name: name.filter(|name| !name.is_empty()), value: Err(invalid), ignored: Vec::new(), raw: raw.clone() }
+}
