@@ -5,6 +5,7 @@
 
 use super::{Bootstrap, BootstrapError, Feature, Node, Server, ServerAddress, TransportOptions};
 use crate::resource::Invalid;
+use std::collections::BTreeSet;
 
 /// Made by [`Bootstrap::builder`].
 ///
@@ -84,6 +85,7 @@ impl BootstrapBuilder {
             servers: self.servers,
             node: self.node,
             listener_template: self.listener_template.unwrap_or_else(|| "%s".to_owned()),
+            certificate_providers: BTreeSet::new(),
             transport: TransportOptions::default(),
         })
     }

@@ -15,9 +15,9 @@ pub use server::ServerAddress;
 pub(crate) use server::{Feature, Server};
 
 use crate::resource::Invalid;
-use std::{borrow::Cow, path::PathBuf, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, time::Duration};
 
-/// A validated bootstrap. Two equal ones share one `XdsClient`.
+/// A validated bootstrap. Two with the same servers and node share one `XdsClient`.
 ///
 /// ```
 /// use mesh_xds::Bootstrap;
@@ -35,6 +35,8 @@ pub struct Bootstrap {
     pub(crate) servers: Vec<Server>,
     pub(crate) node: Node,
     listener_template: String,
+    /// Names of `certificate_providers`: a TLS context may refer to no others (A29).
+    pub(crate) certificate_providers: BTreeSet<String>,
     pub(crate) transport: TransportOptions,
 }
 
@@ -93,6 +95,12 @@ impl Bootstrap {
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.transport.connect_timeout = timeout;
         self
+    }
+
+    /// Whether one client can serve both: all but what only names listeners.
+    pub(crate) fn is_same_client(&self, other: &Self) -> bool {
+        (&self.servers, &self.node, &self.certificate_providers, &self.transport)
+            == (&other.servers, &other.node, &other.certificate_providers, &other.transport)
     }
 
     /// The node id, which every error text carries.

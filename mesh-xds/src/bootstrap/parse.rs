@@ -7,6 +7,7 @@
 use super::{Bootstrap, Feature, Node, Server, ServerAddress, TransportOptions};
 use crate::resource::Invalid;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 type Object = Map<String, Value>;
 
@@ -29,7 +30,20 @@ pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
         "" => "%s",
         template => template,
     };
-    Ok(Bootstrap { servers, node, listener_template: template.to_owned(), transport: TransportOptions::default() })
+    let providers = match present(&root, "certificate_providers") {
+        None => BTreeSet::new(),
+        Some(value) => {
+            let providers = object(value).map_err(|invalid| invalid.within("certificate_providers"))?;
+            providers.keys().cloned().collect()
+        }
+    };
+    Ok(Bootstrap {
+        servers,
+        node,
+        listener_template: template.to_owned(),
+        certificate_providers: providers,
+        transport: TransportOptions::default(),
+    })
 }
 
 fn server(entry: &Value) -> Result<Server, Invalid> {

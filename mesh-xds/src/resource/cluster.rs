@@ -17,6 +17,11 @@ impl ClusterName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name, to be shared rather than copied.
+    pub(crate) fn as_shared(&self) -> &Arc<str> {
+        &self.0
+    }
 }
 
 impl fmt::Display for ClusterName {

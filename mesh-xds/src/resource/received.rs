@@ -18,3 +18,12 @@ pub struct Received {
     /// The resource as it came, without its wrapper.
     pub raw: Bytes,
 }
+
+/// An error that the server reported for one resource (xRFC TP3).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ReportedError {
+    pub(crate) name: String,
+    /// A gRPC status code.
+    pub(crate) code: i32,
+    pub(crate) message: String,
+}

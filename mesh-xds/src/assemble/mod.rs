@@ -1,0 +1,167 @@
+//! Listener, routes, clusters and endpoints joined into one consistent configuration per target (A74), without I/O.
+//!
+//! ```text
+//! target ─► Listener ─► RouteConfiguration ─► virtual host ─► Cluster ─► ClusterLoadAssignment
+//!                        (or in line)          (selected)      shared by all targets
+//! ```
+//!
+//! A change marks what refers to it; [`Assembler::settle`] then follows the references once, top down. What a target
+//! serves stays as it is, with its clusters kept up to date, until the next plan is complete (make before break).
+//! Nothing that stayed equal changes its identity. The assembler does NOT decide what survives an error (`cache`
+//! does) and does NOT fetch: it says what it needs.
+
+mod cluster;
+mod references;
+mod target;
+
+use crate::{
+    cache::Cache,
+    resource::{ClusterName, Kind},
+    snapshot::Target,
+};
+use cluster::Node;
+use references::References;
+use rustc_hash::FxHashMap;
+use std::{collections::BTreeSet, mem, sync::Arc};
+use target::{Released, TargetState};
+
+/// Names a target within one assembler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TargetId(pub(crate) u64);
+
+/// All targets of one client.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    targets: FxHashMap<TargetId, TargetState>,
+    nodes: FxHashMap<ClusterName, Node>,
+    /// Who refers to what; also what is needed at all.
+    listeners: References<TargetId>,
+    routes: References<TargetId>,
+    clusters: References<TargetId>,
+    endpoints: References<ClusterName>,
+    /// Targets whose listener or routes may be different.
+    dirty_targets: BTreeSet<TargetId>,
+    /// Clusters whose resource or endpoints may be different.
+    dirty_nodes: BTreeSet<ClusterName>,
+}
+
+/// What one turn came to.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// What is needed from now on, and was not.
+    pub(crate) watch: Vec<(Kind, Vec<Arc<str>>)>,
+    /// What was needed, and is not any more.
+    pub(crate) unwatch: Vec<(Kind, Vec<Arc<str>>)>,
+    /// New values for targets.
+    pub(crate) publish: Vec<(TargetId, Target)>,
+}
+
+impl Assembler {
+    /// Begins to assemble a target.
+    pub(crate) fn add(&mut self, id: TargetId, listener: Arc<str>, authority: Arc<str>) {
+        self.listeners.add(&listener, id);
+        self.targets.insert(id, TargetState::new(listener, authority));
+        self.dirty_targets.insert(id);
+    }
+
+    /// Ends it; the resources that only it needed are unwatched in the next [`Assembler::settle`].
+    pub(crate) fn remove(&mut self, id: TargetId) {
+        let Some(target) = self.targets.remove(&id) else { return };
+        self.listeners.remove(target.listener(), id);
+        self.dirty_targets.remove(&id);
+        self.release(id, target.into_references());
+    }
+
+    /// A resource may look different now.
+    pub(crate) fn changed(&mut self, kind: Kind, name: &str) {
+        match kind {
+            Kind::Listener => self.dirty_targets.extend(self.listeners.users(name)),
+            Kind::RouteConfig => self.dirty_targets.extend(self.routes.users(name)),
+            Kind::Cluster => self.dirty_nodes.extend(self.nodes.get_key_value(name).map(|(name, _)| name.clone())),
+            Kind::Endpoints => self.dirty_nodes.extend(self.endpoints.users(name)),
+        }
+    }
+
+    /// Everything may look different: the control plane went away or came back.
+    pub(crate) fn all_changed(&mut self) {
+        self.dirty_targets.extend(self.targets.keys());
+        self.dirty_nodes.extend(self.nodes.keys().cloned());
+    }
+
+    /// Follows the references of what changed, once, and says what came of it.
+    pub(crate) fn settle(&mut self, cache: &Cache) -> Settled {
+        let mut settled = Settled::default();
+        // Listener and routes first: they say which clusters are needed ...
+        let mut recheck = mem::take(&mut self.dirty_targets);
+        for &id in &recheck {
+            self.plan(id, cache);
+        }
+        // ... then the clusters, each once for all targets ...
+        for name in mem::take(&mut self.dirty_nodes) {
+            let Some(node) = self.nodes.get_mut(&name) else { continue };
+            if node.resolve(&name, cache, &mut self.endpoints) {
+                for id in self.clusters.users(name.as_str()) {
+                    if let Some(target) = self.targets.get_mut(&id) {
+                        target.cluster_changed(&name);
+                        recheck.insert(id);
+                    }
+                }
+            }
+        }
+        // ... then what that makes of each target. Only here are references given up.
+        for id in recheck {
+            self.publish(id, &mut settled);
+        }
+        for (kind, (watch, unwatch)) in [
+            (Kind::Listener, self.listeners.settle()),
+            (Kind::RouteConfig, self.routes.settle()),
+            (Kind::Cluster, self.clusters.settle()),
+            (Kind::Endpoints, self.endpoints.settle()),
+        ] {
+            if !watch.is_empty() {
+                settled.watch.push((kind, watch));
+            }
+            if !unwatch.is_empty() {
+                settled.unwatch.push((kind, unwatch));
+            }
+        }
+        settled
+    }
+
+    fn plan(&mut self, id: TargetId, cache: &Cache) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let new = target.plan(cache);
+        if let Some(routes) = &new.routes {
+            self.routes.add(routes, id);
+        }
+        for name in new.clusters {
+            self.clusters.add(name.as_shared(), id);
+            if !self.nodes.contains_key(&name) {
+                self.dirty_nodes.insert(name.clone());
+                self.nodes.insert(name, Node::default());
+            }
+        }
+    }
+
+    fn publish(&mut self, id: TargetId, settled: &mut Settled) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let (value, released) = target.publish(&self.nodes);
+        settled.publish.extend(value.map(|value| (id, value)));
+        self.release(id, released);
+    }
+
+    fn release(&mut self, id: TargetId, released: Released) {
+        for routes in released.routes {
+            self.routes.remove(&routes, id);
+        }
+        for name in released.clusters {
+            self.clusters.remove(name.as_shared(), id);
+            // Nobody refers to it: forgotten, so that it returns fresh.
+            if !self.clusters.is_used(name.as_str())
+                && let Some(node) = self.nodes.remove(&name)
+            {
+                node.release(&name, &mut self.endpoints);
+            }
+        }
+    }
+}

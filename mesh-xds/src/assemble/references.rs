@@ -1,0 +1,88 @@
+//! Who refers to which resource, and what that makes needed.
+//!
+//! Needs are reported as the net difference since the last [`References::settle`]: a reference that is dropped and
+//! taken again within one turn is no change, so no server is asked to forget what we still hold. It does NOT hold
+//! resources.
+
+use rustc_hash::FxHashMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
+
+#[derive(Debug)]
+pub(super) struct References<U> {
+    users: FxHashMap<Arc<str>, BTreeSet<U>>,
+    /// Names whose users changed in this turn, and whether there were any before.
+    touched: BTreeMap<Arc<str>, bool>,
+}
+
+impl<U> Default for References<U> {
+    fn default() -> Self {
+        Self { users: FxHashMap::default(), touched: BTreeMap::new() }
+    }
+}
+
+impl<U: Clone + Ord> References<U> {
+    /// `user` refers to `name`; once is enough.
+    pub(super) fn add(&mut self, name: &Arc<str>, user: U) {
+        let was_used = self.is_used(name);
+        if self.users.entry(Arc::clone(name)).or_default().insert(user) {
+            self.touched.entry(Arc::clone(name)).or_insert(was_used);
+        }
+    }
+
+    /// `user` does not refer to `name` any more.
+    pub(super) fn remove(&mut self, name: &Arc<str>, user: U) {
+        let Some(users) = self.users.get_mut(name) else { return };
+        if users.remove(&user) {
+            self.touched.entry(Arc::clone(name)).or_insert(true);
+        }
+        if users.is_empty() {
+            self.users.remove(name);
+        }
+    }
+
+    pub(super) fn is_used(&self, name: &str) -> bool {
+        self.users.contains_key(name)
+    }
+
+    pub(super) fn users(&self, name: &str) -> Vec<U> {
+        self.users.get(name).map(|users| users.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// What became needed and what stopped being needed since the last time.
+    pub(super) fn settle(&mut self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let (mut watch, mut unwatch) = (Vec::new(), Vec::new());
+        for (name, was_used) in mem::take(&mut self.touched) {
+            match (was_used, self.is_used(&name)) {
+                (false, true) => watch.push(name),
+                (true, false) => unwatch.push(name),
+                _ => {}
+            }
+        }
+        (watch, unwatch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_are_the_net_difference_of_a_turn() {
+        let name: Arc<str> = "c".into();
+        let mut references = References::default();
+        references.add(&name, 1);
+        references.add(&name, 2);
+        assert_eq!(references.settle(), (vec![Arc::clone(&name)], vec![]));
+        references.remove(&name, 1);
+        assert_eq!(references.settle(), (vec![], vec![]), "another user is left");
+        references.remove(&name, 2);
+        references.add(&name, 3);
+        assert_eq!(references.settle(), (vec![], vec![]), "dropped and taken again");
+        references.remove(&name, 3);
+        assert_eq!(references.settle(), (vec![], vec![name]));
+    }
+}

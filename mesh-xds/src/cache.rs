@@ -1,0 +1,273 @@
+//! What is known about each resource, and what an error does to it (A46, A53, A57, A88).
+//!
+//! ```text
+//!              received ok
+//! Requested ───────────────► Acked ──── received invalid ───► Nacked      a good value, if any, stays,
+//!     │ invalid ─► Nacked      └─────── omitted, error ─────► its error   unless `fail_on_data_errors`
+//!     └ timer ───► DoesNotExist | Timeout
+//! ```
+//!
+//! Whether a good value survives an error is decided here and nowhere else. The cache does NOT know who needs a
+//! resource, and does NOT fetch any.
+
+use crate::{
+    bootstrap::Feature,
+    resource::{IgnoredField, Kind, Received, ReportedError, Resource},
+    status::{ResourceState, ResourceStatus},
+};
+use rustc_hash::FxHashMap;
+use std::{fmt, sync::Arc};
+
+/// Every resource that is subscribed on one server.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    entries: [FxHashMap<Arc<str>, Entry>; 4],
+    node_id: Arc<str>,
+    features: Vec<Feature>,
+    /// Why the control plane cannot be reached: an ambient error of everything, and a reason not to wait for what
+    /// is not cached.
+    unreachable: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    value: Option<Resource>,
+    state: State,
+    version: Arc<str>,
+    /// Explains the state when it is not `Acked`; also the ambient error when there is a value.
+    error: Option<Arc<str>>,
+    ignored: Vec<IgnoredField>,
+    deleted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Requested,
+    Acked,
+    Nacked,
+    DoesNotExist,
+    Timeout,
+    ReceivedError,
+}
+
+/// What the assembly may do with a resource.
+#[derive(Debug)]
+pub(crate) enum Lookup<'a> {
+    /// Not known yet.
+    Pending,
+    /// Good, perhaps with an ambient error.
+    Usable {
+        value: &'a Resource,
+        note: Option<Arc<str>>,
+        /// The control plane deleted it, and it is kept.
+        deleted: bool,
+    },
+    /// There is none, and that is the control plane's word.
+    Failed(Arc<str>),
+    /// There is none, because the control plane cannot be reached: may change by itself.
+    Unreachable(Arc<str>),
+}
+
+/// What an event changed.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Change {
+    /// [`Cache::lookup`] gives something else now.
+    pub(crate) visible: bool,
+    /// An error text that was not there before.
+    pub(crate) new_error: Option<Arc<str>>,
+    /// Fields without effect that were not there before.
+    pub(crate) newly_ignored: Vec<IgnoredField>,
+}
+
+impl Cache {
+    pub(crate) fn new(node_id: &str, features: &[Feature]) -> Self {
+        Self { entries: Default::default(), node_id: node_id.into(), features: features.to_vec(), unreachable: None }
+    }
+
+    /// A resource was subscribed. What is already known about it, is kept.
+    pub(crate) fn requested(&mut self, kind: Kind, name: &Arc<str>) {
+        self.entries[kind as usize].entry(Arc::clone(name)).or_insert_with(|| Entry {
+            value: None,
+            state: State::Requested,
+            version: Arc::default(),
+            error: None,
+            ignored: Vec::new(),
+            deleted: false,
+        });
+    }
+
+    /// A resource was unsubscribed.
+    pub(crate) fn forget(&mut self, kind: Kind, name: &str) {
+        self.entries[kind as usize].remove(name);
+    }
+
+    /// A subscribed resource arrived. An equal value keeps its identity and is no change.
+    pub(crate) fn received(&mut self, kind: Kind, name: &str, received: Received, version: &Arc<str>) -> Change {
+        let value = match received.value {
+            Ok(value) => value,
+            Err(invalid) => {
+                // "client NACK: Err | ambient | Err, drop cache" - A88.
+                return self.failed(kind, name, State::Nacked, Droppable::Yes, &format_args!("invalid: {invalid}"));
+            }
+        };
+        let Some(entry) = self.entries[kind as usize].get_mut(name) else { return Change::default() };
+        let newly_ignored = received.ignored.iter().filter(|field| !entry.ignored.contains(field)).cloned().collect();
+        let same = entry.value.as_ref().is_some_and(|held| same(held, &value));
+        let visible = !same || entry.error.is_some() || entry.deleted;
+        if !same {
+            entry.value = Some(value);
+        }
+        entry.state = State::Acked;
+        entry.version = Arc::clone(version);
+        entry.error = None;
+        entry.ignored = received.ignored;
+        entry.deleted = false;
+        Change { visible, new_error: None, newly_ignored }
+    }
+
+    /// A full-state response did not hold these: everything of `kind` for which `present` is false.
+    ///
+    /// Returns what changed. A resource that never came is not deleted; its timer decides.
+    pub(crate) fn omitted(&mut self, kind: Kind, present: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Change)> {
+        let gone = |(name, entry): (&Arc<str>, &Entry)| {
+            // An error that the server reported lasts until the resource comes (TP3).
+            let known = matches!(entry.state, State::Acked | State::Nacked);
+            (known && !present(name)).then(|| Arc::clone(name))
+        };
+        let names: Vec<_> = self.entries[kind as usize].iter().filter_map(gone).collect();
+        let delete = |name: Arc<str>| {
+            // "LDS/CDS omission: n/a | ambient (NOT_FOUND), keep | Err, drop cache" - A88.
+            let text = format_args!("was deleted by the control plane");
+            let change = self.failed(kind, &name, State::DoesNotExist, Droppable::Yes, &text);
+            (name, change)
+        };
+        names.into_iter().map(delete).collect()
+    }
+
+    /// The server reported an error for a subscribed resource.
+    pub(crate) fn reported(&mut self, kind: Kind, error: &ReportedError) -> Change {
+        // "TP3 NOT_FOUND / PERMISSION_DENIED: .. drop cache; TP3 other code: .. ambient" - A88.
+        let (state, droppable) = match error.code {
+            5 => (State::DoesNotExist, Droppable::Yes),
+            7 => (State::ReceivedError, Droppable::Yes),
+            _ => (State::ReceivedError, Droppable::No),
+        };
+        let text = format_args!("the control plane reports code {}: {}", error.code, error.message);
+        self.failed(kind, &error.name, state, droppable, &text)
+    }
+
+    /// The does-not-exist timer fired.
+    pub(crate) fn timed_out(&mut self, kind: Kind, name: &str, after: std::time::Duration) -> Change {
+        if self.features.contains(&Feature::ResourceTimerIsTransient) {
+            let text = format_args!("the control plane did not answer within {after:?}");
+            self.failed(kind, name, State::Timeout, Droppable::No, &text)
+        } else {
+            let text = format_args!("does not exist: the control plane did not send it within {after:?}");
+            self.failed(kind, name, State::DoesNotExist, Droppable::No, &text)
+        }
+    }
+
+    /// The control plane cannot be reached. "connect TF / stream failed before response: Err | ambient | ambient".
+    /// Returns whether that is news.
+    pub(crate) fn unreachable(&mut self, cause: &str) -> bool {
+        let news = self.unreachable.as_deref() != Some(cause);
+        if news {
+            self.unreachable = Some(cause.into());
+        }
+        news
+    }
+
+    /// The control plane answers again. Returns whether that is news.
+    pub(crate) fn reachable(&mut self) -> bool {
+        self.unreachable.take().is_some()
+    }
+
+    /// What to do with a resource.
+    pub(crate) fn lookup(&self, kind: Kind, name: &str) -> Lookup<'_> {
+        let entry = self.entries[kind as usize].get(name);
+        match (entry, &self.unreachable) {
+            (Some(Entry { value: Some(value), error, deleted, .. }), unreachable) => {
+                let note = error.as_ref().or(unreachable.as_ref()).map(Arc::clone);
+                Lookup::Usable { value, note, deleted: *deleted }
+            }
+            (Some(Entry { error: Some(error), .. }), _) => Lookup::Failed(Arc::clone(error)),
+            (_, Some(cause)) => Lookup::Unreachable(self.text(kind, name, cause)),
+            (_, None) => Lookup::Pending,
+        }
+    }
+
+    /// Everything, for people.
+    pub(crate) fn status(&self) -> Vec<ResourceStatus> {
+        let mut all = Vec::new();
+        for kind in Kind::ALL {
+            all.extend(self.entries[kind as usize].iter().map(|(name, entry)| entry.status(kind, name)));
+        }
+        all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        all
+    }
+
+    /// `Cluster "c": what (xDS node id "n")`.
+    pub(crate) fn text(&self, kind: Kind, name: &str, what: impl fmt::Display) -> Arc<str> {
+        format!("{kind} {name:?}: {what} (xDS node id {:?})", self.node_id).into()
+    }
+
+    /// A88's table: with nothing cached, and where the value may be dropped and the operator wants that, the error
+    /// replaces the value; otherwise it is ambient.
+    fn failed(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        state: State,
+        droppable: Droppable,
+        what: &fmt::Arguments<'_>,
+    ) -> Change {
+        let text = self.text(kind, name, what);
+        let drop_value = droppable == Droppable::Yes && self.features.contains(&Feature::FailOnDataErrors);
+        let Some(entry) = self.entries[kind as usize].get_mut(name) else { return Change::default() };
+        let news = entry.error.as_ref() != Some(&text);
+        let dropped = drop_value && entry.value.take().is_some();
+        entry.state = state;
+        entry.deleted = state == State::DoesNotExist && entry.value.is_some();
+        entry.error = Some(Arc::clone(&text));
+        Change { visible: news || dropped, new_error: news.then_some(text), newly_ignored: Vec::new() }
+    }
+}
+
+/// Whether `fail_on_data_errors` makes an error drop the value.
+#[derive(Clone, Copy, PartialEq)]
+enum Droppable {
+    Yes,
+    No,
+}
+
+/// Identity first: `decode` hands back the value it gave before when nothing changed.
+fn same(held: &Resource, new: &Resource) -> bool {
+    match (held, new) {
+        (Resource::Listener(a), Resource::Listener(b)) => Arc::ptr_eq(a, b) || a == b,
+        (Resource::RouteConfig(a), Resource::RouteConfig(b)) => Arc::ptr_eq(a, b) || a == b,
+        (Resource::Cluster(a), Resource::Cluster(b)) => Arc::ptr_eq(a, b) || a == b,
+        (Resource::Endpoints(a), Resource::Endpoints(b)) => Arc::ptr_eq(a, b) || a == b,
+        _ => false,
+    }
+}
+
+impl Entry {
+    fn status(&self, kind: Kind, name: &Arc<str>) -> ResourceStatus {
+        let error = || self.error.as_deref().unwrap_or_default().to_owned();
+        ResourceStatus {
+            kind,
+            name: name.to_string(),
+            state: match self.state {
+                State::Requested => ResourceState::Requested,
+                State::Acked => ResourceState::Acked,
+                State::Nacked => ResourceState::Nacked { error: error() },
+                State::DoesNotExist => ResourceState::DoesNotExist,
+                State::Timeout => ResourceState::Timeout,
+                State::ReceivedError => ResourceState::ReceivedError,
+            },
+            version: self.value.as_ref().map(|_| self.version.to_string()),
+            error: self.error.as_deref().map(str::to_owned),
+            ignored: self.ignored.clone(),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `XdsClient`: the handle that a data plane holds, and the driver behind it.
+//!
+//! The driver is one task that joins the machines: an event or a command comes in, one synchronous turn runs through
+//! `ads`, `cache` and `assemble`, and requests and new `Target`s go out. It awaits nothing but its inbox, so a slow
+//! reader of targets can never stall ADS. The driver and its stream live on a thread of their own that lasts as long
+//! as the process: dropping the runtime that happened to make a client hurts nobody. This file does NOT know
+//! protobuf and does NOT decide about resources.
+
+mod driver;
+mod registry;
+
+use crate::{
+    Bootstrap,
+    cache::Cache,
+    snapshot::Target,
+    status::{ServerStatus, Status, StreamState},
+};
+use driver::{Command, Driver, WatchId};
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
+
+/// A client of the bootstrap's control plane. Clones are the same client; it ends with the last clone and watch.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use mesh_xds::{Bootstrap, Target, TargetName, XdsClient};
+/// let bootstrap = Bootstrap::from_env().await?;
+/// let target = TargetName::new(bootstrap.listener_name("greeter.prod:8080"), "greeter.prod:8080");
+/// let client = XdsClient::connect(bootstrap);
+/// let mut watch = client.watch(target);
+/// while let Ok(target) = watch.changed().await {
+///     if let Target::Ready(snapshot) = target {
+///         println!("{} clusters", snapshot.clusters.len());
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct XdsClient(Arc<Inner>);
+
+/// What to watch: a Listener, and the authority that selects the virtual host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TargetName {
+    listener: Arc<str>,
+    authority: Arc<str>,
+}
+
+impl TargetName {
+    /// `listener` is the resource's name ([`Bootstrap::listener_name`]); `authority` is matched against the domains
+    /// of the virtual hosts (A28).
+    pub fn new(listener: impl Into<Arc<str>>, authority: impl Into<Arc<str>>) -> Self {
+        Self { listener: listener.into(), authority: authority.into() }
+    }
+}
+
+/// What the driver writes and `status()` reads. Held by the driver for one turn, never across an await.
+#[derive(Debug)]
+struct Shared {
+    cache: Cache,
+    stream: StreamState,
+}
+
+struct Inner {
+    bootstrap: Arc<Bootstrap>,
+    commands: mpsc::UnboundedSender<Command>,
+    shared: Arc<Mutex<Shared>>,
+    next_watch: AtomicU64,
+}
+
+impl XdsClient {
+    /// The client for a bootstrap. Equal bootstraps get the same one as long as it lives: one ADS stream per control
+    /// plane and process (istio's agent closes all but the newest).
+    ///
+    /// Nothing is dialled before something is watched.
+    ///
+    /// # Panics
+    /// When the system refuses the first client its thread, as `std::thread::spawn` does.
+    pub fn connect(bootstrap: impl Into<Arc<Bootstrap>>) -> Self {
+        registry::client(bootstrap.into())
+    }
+
+    /// A client of its own whose tasks run on `runtime`: for tests with a paused clock. Not shared.
+    pub fn connect_on(runtime: &Handle, bootstrap: impl Into<Arc<Bootstrap>>) -> Self {
+        let bootstrap: Arc<Bootstrap> = bootstrap.into();
+        let features = bootstrap.servers.first().map(|server| server.features.clone()).unwrap_or_default();
+        let cache = Cache::new(bootstrap.node_id(), &features);
+        let shared = Arc::new(Mutex::new(Shared { cache, stream: StreamState::Idle }));
+        // Unbounded: an entry for each watch made or dropped, which no driver can be too slow for; closed by the
+        // last handle, which ends the driver.
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let driver = Driver::new(Arc::clone(&bootstrap), Arc::clone(&shared), runtime.clone());
+        runtime.spawn(driver.run(inbox));
+        Self(Arc::new(Inner { bootstrap, commands, shared, next_watch: AtomicU64::new(0) }))
+    }
+
+    /// Watches a target. Watchers of the same target share its subscriptions and its assembly.
+    pub fn watch(&self, target: TargetName) -> TargetWatch {
+        let id = WatchId(self.0.next_watch.fetch_add(1, Ordering::Relaxed));
+        let missing = format!("waiting for Listener {:?}", target.listener).into();
+        // Latest wins: a reader that is slow sees only the newest value.
+        let (sender, values) = watch::channel(Target::Pending { missing });
+        self.0.tell(Command::Watch { id, target, sender });
+        TargetWatch { id, values, client: self.clone() }
+    }
+
+    /// How the stream and every subscribed resource are.
+    pub fn status(&self) -> Status {
+        let shared = lock(&self.0.shared);
+        let server = self.0.bootstrap.servers.first().map(|server| server.address.to_string()).unwrap_or_default();
+        Status {
+            node_id: self.node_id().to_owned(),
+            servers: vec![ServerStatus { server, state: shared.stream.clone() }],
+            resources: shared.cache.status(),
+        }
+    }
+
+    /// The node id of the bootstrap.
+    pub fn node_id(&self) -> &str {
+        self.0.bootstrap.node_id()
+    }
+}
+
+impl Inner {
+    fn tell(&self, command: Command) {
+        // The driver outlives its handles; it is gone only together with its runtime, and then watches are closed.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl fmt::Debug for XdsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XdsClient").field("node_id", &self.node_id()).finish_non_exhaustive()
+    }
+}
+
+/// A watched target. Dropping it unsubscribes.
+#[derive(Debug)]
+pub struct TargetWatch {
+    id: WatchId,
+    values: watch::Receiver<Target>,
+    client: XdsClient,
+}
+
+impl TargetWatch {
+    /// The newest value.
+    pub fn current(&self) -> Target {
+        self.values.borrow().clone()
+    }
+
+    /// Waits for a value that [`TargetWatch::changed`] has not returned yet; values in between may be skipped.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`Closed`] when the client's runtime is gone.
+    pub async fn changed(&mut self) -> Result<Target, Closed> {
+        self.values.changed().await.map_err(|_| Closed)?;
+        Ok(self.values.borrow_and_update().clone())
+    }
+}
+
+impl Drop for TargetWatch {
+    fn drop(&mut self) {
+        self.client.0.tell(Command::Unwatch { id: self.id });
+    }
+}
+
+/// The client's tasks are gone, with the runtime they ran on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the xDS client has ended")]
+pub struct Closed;
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,92 @@
+//! What `XdsClient::status` shows: streams and resources, as values for people and tests.
+//!
+//! A picture of one moment. ACKed means validated and cached; whether a channel has APPLIED it is the channel's to
+//! say, not ours.
+
+use crate::resource::{IgnoredField, Kind};
+
+/// The client's view of the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The node id of the bootstrap.
+    pub node_id: String,
+    /// Each ADS stream.
+    pub servers: Vec<ServerStatus>,
+    /// Every subscribed resource, by kind and name.
+    pub resources: Vec<ResourceStatus>,
+}
+
+impl Status {
+    /// One resource.
+    pub fn resource(&self, kind: Kind, name: &str) -> Option<&ResourceStatus> {
+        self.resources.iter().find(|resource| resource.kind == kind && resource.name == name)
+    }
+}
+
+/// One ADS stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStatus {
+    /// The server, as the bootstrap names it.
+    pub server: String,
+    /// How it is.
+    pub state: StreamState,
+}
+
+/// State of an ADS stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamState {
+    /// Nothing was asked for yet.
+    #[default]
+    Idle,
+    /// Being dialled for the first time, or again after a good stream.
+    Connecting,
+    /// Up.
+    Connected,
+    /// Down; dialled again after a delay.
+    Unreachable {
+        /// Why.
+        cause: String,
+    },
+}
+
+/// One resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResourceStatus {
+    /// Its type.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// What the last news about it was.
+    pub state: ResourceState,
+    /// `version_info` of the response that brought the value in use, if there is one.
+    pub version: Option<String>,
+    /// What is wrong, also while an older value stays in use (A88's ambient errors).
+    pub error: Option<String>,
+    /// Fields of the value in use that have no effect.
+    pub ignored: Vec<IgnoredField>,
+}
+
+/// State of a resource (A40, A88).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResourceState {
+    /// Asked for, no answer yet.
+    Requested,
+    /// Validated and cached.
+    Acked,
+    /// The newest version is invalid.
+    Nacked {
+        /// Names resource and field.
+        error: String,
+    },
+    /// The control plane does not have it, or deleted it.
+    DoesNotExist,
+    /// No answer in time, which the server's features call transient.
+    Timeout,
+    /// The control plane reported an error for it.
+    ReceivedError,
+}
