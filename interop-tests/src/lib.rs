@@ -6,5 +6,6 @@
 pub mod admin;
 pub mod backend;
 pub mod flags;
+pub mod nack_table;
 pub mod peers;
 pub mod proto;

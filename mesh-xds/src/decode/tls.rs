@@ -127,7 +127,10 @@ fn provider_instance(field: &'static str, name: &str, scope: &mut Scope<'_>) -> 
 fn validation(context: Option<&ValidationContextType>, scope: &mut Scope<'_>) -> Result<(), Invalid> {
     match context {
         Some(ValidationContextType::ValidationContext(context)) => {
-            scope.within("validation_context", |scope| validation_context(context, None, scope))
+            scope.within("validation_context", |scope| match validation_context(context, scope)? {
+                Roots::Known => Ok(()),
+                Roots::Unset => Err(no_roots(scope)),
+            })
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
             scope.within("combined_validation_context", |scope| combined_context(combined, scope))
@@ -148,20 +151,31 @@ fn validation(context: Option<&ValidationContextType>, scope: &mut Scope<'_>) ->
 
 fn combined_context(combined: &CombinedCertificateValidationContext, scope: &mut Scope<'_>) -> Result<(), Invalid> {
     refuse_if(combined.validation_context_sds_secret_config.is_some(), "validation_context_sds_secret_config", scope)?;
-    let deprecated = combined.validation_context_certificate_provider_instance.as_ref();
     let Some(context) = &combined.default_validation_context else {
         return Err(scope.invalid_at("default_validation_context", "must be set"));
     };
-    let ca = deprecated.map(|provider| provider.instance_name.as_str());
-    scope.within("default_validation_context", |scope| validation_context(context, ca, scope))
+    let roots = scope.within("default_validation_context", |scope| validation_context(context, scope))?;
+    match (roots, &combined.validation_context_certificate_provider_instance) {
+        (Roots::Known, _) => Ok(()),
+        (Roots::Unset, Some(provider)) => {
+            provider_instance("validation_context_certificate_provider_instance", &provider.instance_name, scope)
+        }
+        (Roots::Unset, None) => Err(scope.within("default_validation_context", |scope| no_roots(scope))),
+    }
 }
 
-/// `deprecated_ca` is the provider in the field that `ca_certificate_provider_instance` has replaced.
-fn validation_context(
-    context: &CertificateValidationContext,
-    deprecated_ca: Option<&str>,
-    scope: &mut Scope<'_>,
-) -> Result<(), Invalid> {
+/// Whether a validation context says which roots it trusts.
+enum Roots {
+    Known,
+    /// There may be a deprecated field beside the context.
+    Unset,
+}
+
+fn no_roots(scope: &Scope<'_>) -> Invalid {
+    scope.invalid_at("ca_certificate_provider_instance", "must be set")
+}
+
+fn validation_context(context: &CertificateValidationContext, scope: &mut Scope<'_>) -> Result<Roots, Invalid> {
     for (set, field) in [
         (!context.verify_certificate_spki.is_empty(), "verify_certificate_spki"),
         (!context.verify_certificate_hash.is_empty(), "verify_certificate_hash"),
@@ -180,12 +194,14 @@ fn validation_context(
             None => Err(scope.invalid_at("matcher", "must be set")),
         })?;
     }
-    match (&context.ca_certificate_provider_instance, deprecated_ca) {
-        (Some(provider), _) => provider_instance("ca_certificate_provider_instance", &provider.instance_name, scope),
-        (None, Some(name)) => provider_instance("ca_certificate_provider_instance", name, scope),
+    match &context.ca_certificate_provider_instance {
+        Some(provider) => {
+            provider_instance("ca_certificate_provider_instance", &provider.instance_name, scope)?;
+            Ok(Roots::Known)
+        }
         // "system_root_certs present and ca_certificate_provider_instance unset: OS roots" - A82
-        (None, None) if context.system_root_certs.is_some() => Ok(()),
-        (None, None) => Err(scope.invalid_at("ca_certificate_provider_instance", "must be set")),
+        None if context.system_root_certs.is_some() => Ok(Roots::Known),
+        None => Ok(Roots::Unset),
     }
 }
 
