@@ -166,6 +166,8 @@ impl Load {
                 Some(other) => {
                     return self.mistake(file, number, json::expected("a list", other).within("resources"));
                 }
+                // A DiscoveryResponse without resources: protobuf-JSON leaves empty lists out.
+                None if !object.contains_key("@type") && object.contains_key("type_url") => return,
                 None => (None, std::slice::from_ref(value)),
             },
             other => return self.mistake(file, number, json::expected("a resource or a list of resources", other)),

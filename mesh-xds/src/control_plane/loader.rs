@@ -38,7 +38,7 @@ pub struct DirectoryLoader {
 impl ControlPlane {
     /// Serves the resources of a directory (see [`Resources::from_dir`]) to all nodes, and loads them again whenever
     /// something changes there. A mistake is logged and reported by [`DirectoryLoader`]; the last good resources stay
-    /// served meanwhile.
+    /// served meanwhile. The directory itself has to stay: one that is replaced as a whole is not followed.
     ///
     /// # Errors
     /// When the directory cannot be watched, or its files have mistakes now.
@@ -116,7 +116,7 @@ struct Follower {
 
 impl Follower {
     /// `_watcher` lives as long as the task that it wakes.
-    async fn run(mut self, changed: Arc<Notify>, _watcher: RecommendedWatcher) {
+    async fn run(mut self, changed: Arc<Notify>, _watcher: impl Send + 'static) {
         loop {
             changed.notified().await;
             quiet(&changed).await;
@@ -170,4 +170,48 @@ impl Follower {
 async fn quiet(changed: &Notify) {
     let latest = Instant::now() + LONGEST;
     while timeout_at(latest.min(Instant::now() + QUIET), changed.notified()).await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A follower of a folder with one file, which the test wakes by hand, on a clock that the test moves.
+    fn follow(folder: &Path, changed: &Arc<Notify>) -> watch::Receiver<Result<(), LoadError>> {
+        let reports = watch::Sender::new(Ok(()));
+        let results = reports.subscribe();
+        let control_plane = ControlPlane::new();
+        let follower = Follower { control_plane, folder: folder.to_owned(), served: None, reports };
+        tokio::spawn(follower.run(changed.clone(), ()));
+        results
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_half_written_file_gets_a_second_look() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let changed = Arc::new(Notify::new());
+        let mut results = follow(folder.path(), &changed);
+        fs::write(folder.path().join("a.yaml"), "resources: [").expect("written");
+        changed.notify_one();
+        tokio::task::yield_now().await;
+        // Past the first look, before the second.
+        tokio::time::advance(QUIET * 2).await;
+        fs::write(folder.path().join("a.yaml"), "resources: []").expect("written");
+        results.changed().await.expect("the follower lives");
+        assert_eq!(*results.borrow_and_update(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mistake_that_stays_is_reported_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let changed = Arc::new(Notify::new());
+        let mut results = follow(folder.path(), &changed);
+        fs::write(folder.path().join("a.yaml"), "resources: [").expect("written");
+        changed.notify_one();
+        results.changed().await.expect("the follower lives");
+        assert!(results.borrow_and_update().is_err());
+        changed.notify_one();
+        assert!(timeout(LONGEST * 10, results.changed()).await.is_err(), "nothing new");
+    }
 }

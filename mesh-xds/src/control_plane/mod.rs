@@ -26,6 +26,24 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The same from files: a directory of Envoy-format YAML or JSON, followed as it changes.
+//!
+//! ```no_run
+//! # use mesh_xds::control_plane::ControlPlane;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let control_plane = ControlPlane::new();
+//! let mut loader = control_plane.watch_dir("/etc/mesh")?;
+//! let serving = control_plane.listen("127.0.0.1:18000").await?;
+//! loop {
+//!     match loader.reloaded().await {
+//!         Ok(()) => println!("loaded"),
+//!         Err(mistakes) => println!("still serving what was there before: {mistakes}"),
+//!     }
+//! }
+//! # }
+//! ```
 
 mod check;
 mod events;

@@ -34,6 +34,8 @@ pub struct ControlPlane {
 
 struct Shared {
     books: Mutex<Books>,
+    /// Held while a new snapshot is made of the previous one, so that the books are free meanwhile.
+    setting: Mutex<()>,
     /// Tells streams that books changed.
     changes: watch::Sender<()>,
     /// Tells waiters that a stream got on.
@@ -64,6 +66,7 @@ impl ControlPlane {
         Self {
             shared: Arc::new(Shared {
                 books: Mutex::default(),
+                setting: Mutex::default(),
                 changes: watch::Sender::new(()),
                 progress: watch::Sender::new(()),
                 // 4,096 events may wait for the slowest receiver, which loses the oldest ones after that.
@@ -79,15 +82,18 @@ impl ControlPlane {
     /// Versions derive from the content: unchanged resources are not sent again, and a type in which nothing changed
     /// keeps its version. Streams get what changed in the order CDS, EDS, LDS, RDS.
     pub fn set(&self, resources: Resources) {
-        self.change(|books| books.default = Arc::new(Snapshot::next(&books.default, &resources)));
+        let _turn = lock(&self.shared.setting);
+        let previous = self.books().default.clone();
+        let next = Arc::new(Snapshot::next(&previous, &resources));
+        self.change(|books| books.default = next);
     }
 
     /// Replaces what one node gets; it wins over what [`set`](Self::set) says.
     pub fn set_for(&self, node_id: &str, resources: Resources) {
-        self.change(|books| {
-            let next = Snapshot::next(books.served_to(node_id), &resources);
-            books.per_node.insert(node_id.to_owned(), Arc::new(next));
-        });
+        let _turn = lock(&self.shared.setting);
+        let previous = self.books().served_to(node_id).clone();
+        let next = Arc::new(Snapshot::next(&previous, &resources));
+        self.change(|books| drop(books.per_node.insert(node_id.to_owned(), next)));
     }
 
     /// Takes a node's own snapshot away, so that it gets what all others get.
