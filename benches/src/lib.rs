@@ -4,3 +4,4 @@
 //! -p benches` times single rooms. The library part holds only what both need. It does NOT measure servers.
 
 pub mod alloc;
+pub mod inputs;
