@@ -28,7 +28,8 @@ const ROOTS: [&str; 9] = [
 ];
 
 /// Everything that may appear in a resource, directly or inside an `Any`, is below these folders or imported there.
-/// It is Envoy's whole API: stripped as below it is half a megabyte, and the loader's pool is ready in milliseconds.
+/// It is Envoy's whole API: stripped as below it is half a megabyte, from which a debug build makes the loader's pool
+/// in 44 to 85 ms, once per process.
 const FOLDERS: [&str; 5] = ["envoy/config", "envoy/extensions", "envoy/service/discovery/v3", "envoy/type", "xds/type"];
 
 /// Its import `common.dynamic_forward_proxy...` is relative, and protox looks for it in the wrong `common`.
