@@ -18,8 +18,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 /// As many as the stacks with the most endpoints call.
 const BACKENDS: usize = 3;
@@ -55,7 +54,8 @@ async fn serve(servers: &[EchoServer]) -> Result<(Peers, Serving), BoxError> {
     for server in servers {
         let listener = TcpListener::bind(LOOPBACK).await?;
         backends.push(listener.local_addr()?);
-        let incoming = TcpListenerStream::new(listener);
+        // As `serve(address)` does. With Nagle's algorithm a response waits for the ACK of the one before, or does not.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         tokio::spawn(Server::builder().add_service(server.clone()).serve_with_incoming(incoming));
     }
     let control_plane = ControlPlane::new();

@@ -44,7 +44,8 @@ pub(crate) fn print(options: &Options, measured: &Measured) {
 fn ratios(options: &Options, measured: &Measured, against: Stack) {
     println!("Relative to {}, median of the per-round ratios with its interval (about 95 %):\n", against.name());
     table(options, measured, |stack, metric| {
-        if stack.backends() != against.backends() && against != Stack::Plain {
+        // Nothing is to be learnt from 1.00, nor from one backend relative to three.
+        if stack == against || (stack.backends() != against.backends() && against != Stack::Plain) {
             return None;
         }
         let ratios = measured
