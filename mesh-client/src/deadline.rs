@@ -6,9 +6,16 @@
 //! This room has NO clock: it yields durations, and the channel turns them into instants. It does NOT decide whether
 //! a request is gRPC.
 
+use crate::error::Cause;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_xds::resource::Forward;
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The header in which a gRPC client says how long it will wait.
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -110,6 +117,49 @@ pub(crate) fn grpc_timeout(remaining: Duration) -> HeaderValue {
     // 11,000 years are enough for whatever is longer.
     let (count, unit) = fitting.unwrap_or((MOST, 'H'));
     HeaderValue::from_str(&format!("{count}{unit}")).expect("digits and a letter are valid in a header")
+}
+
+// === Deadline ===
+
+/// A call's limit, running. It covers everything: configuration, connections, attempts and the response.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    sleep: Pin<Box<Sleep>>,
+    limit: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn new(started: Instant, limit: Duration) -> Self {
+        // So far away that nobody waits for it; the sum must not overflow.
+        let at = started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(86_400 * 365));
+        Self { sleep: Box::pin(sleep_until(at)), limit }
+    }
+
+    /// From the start of the call.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Ready, with the limit, once it has passed.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        self.sleep.as_mut().poll(cx).map(|()| self.limit)
+    }
+}
+
+/// Runs `work` until the deadline, if there is one.
+pub(crate) async fn within<T>(deadline: &mut Option<Deadline>, work: impl Future<Output = T>) -> Result<T, Cause> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        // Work that is done counts, however late.
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        match deadline {
+            Some(deadline) => deadline.poll(cx).map(|after| Err(Cause::DeadlineExceeded { after })),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -1,6 +1,158 @@
-//! Choosing where a call goes: priorities, localities, endpoints.
+//! Choosing a connection: one synchronous step on the caller's task, from an immutable picker.
 //!
-//! Everything here is sans-IO: the cluster worker brings the clock and the events. Nothing here knows HTTP or sockets.
+//! The cluster worker builds a [`Picker`] whenever the set of READY connections of the chosen priority changes; a
+//! connection that was lost since is skipped by an atomic. drops → locality → endpoint → stream slot, in that order.
+//! Nothing here knows HTTP, tokio or xDS messages, and nothing here waits.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the cluster worker runs it"))]
 pub(crate) mod priority;
+
+use crate::endpoint::{Connection, Slot};
+use mesh_xds::resource::{DropOverload, LbPolicy};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// What a cluster answers to "where to?", until the worker publishes the next one.
+#[derive(Debug)]
+pub(crate) enum Picker {
+    /// Connections are being made: wait for the next picker.
+    Wait,
+    /// No endpoint can be reached, or none is configured: fail, unless the call waits for ready.
+    Fail(Arc<str>),
+    /// The cluster is gone from the routes: the call is routed again.
+    Removed,
+    /// Connections to choose from.
+    Ready(ReadyPicker),
+}
+
+/// What came of one pick.
+#[derive(Debug)]
+pub(crate) enum Picked {
+    /// A stream of a READY connection.
+    Slot(Slot),
+    /// Nothing to give now: wait for a new picker or a free stream.
+    Wait,
+    /// See [`Picker::Fail`].
+    Fail(Arc<str>),
+    /// See [`Picker::Removed`].
+    Removed,
+    /// Dropped by this category: fail, never retried.
+    Dropped(Arc<str>),
+}
+
+/// Draws a number below its argument. Passed in, so that tests decide.
+pub(crate) type Draw = fn(u32) -> u32;
+
+impl Picker {
+    pub(crate) fn pick(&self, draw: Draw) -> Picked {
+        match self {
+            Self::Ready(ready) => ready.pick(draw),
+            Self::Wait => Picked::Wait,
+            Self::Fail(reason) => Picked::Fail(Arc::clone(reason)),
+            Self::Removed => Picked::Removed,
+        }
+    }
+}
+
+/// The READY connections of one priority, by locality.
+#[derive(Debug)]
+pub(crate) struct ReadyPicker {
+    drops: Arc<[DropOverload]>,
+    localities: Vec<LocalityPicker>,
+    /// Of the localities' weights, running totals.
+    total: u64,
+}
+
+/// One locality's READY connections, and whose turn it is.
+#[derive(Debug)]
+pub(crate) struct LocalityPicker {
+    up_to: u64,
+    connections: Vec<Arc<Connection>>,
+    turn: Turn,
+}
+
+/// How a locality's next connection is found.
+#[derive(Clone, Debug)]
+pub(crate) enum Turn {
+    /// One after the other; the counter outlives pickers, so that a rebuild does not start over.
+    RoundRobin(Arc<AtomicUsize>),
+    /// By chance.
+    Random,
+}
+
+impl Turn {
+    pub(crate) fn of(policy: &LbPolicy, start: usize) -> Self {
+        match policy {
+            LbPolicy::Random => Self::Random,
+            // pick_first has one connection at a time. Policies to come are decoded as round_robin (and reported).
+            _ => Self::RoundRobin(Arc::new(AtomicUsize::new(start))),
+        }
+    }
+
+    /// Whether this is a turn of `policy`'s kind.
+    pub(crate) fn serves(&self, policy: &LbPolicy) -> bool {
+        matches!((self, policy), (Self::Random, LbPolicy::Random))
+            || matches!(self, Self::RoundRobin(_)) && !matches!(policy, LbPolicy::Random)
+    }
+
+    fn next(&self, len: usize, draw: Draw) -> usize {
+        match self {
+            Self::RoundRobin(counter) => counter.fetch_add(1, Ordering::Relaxed) % len,
+            Self::Random => draw(u32::try_from(len).unwrap_or(u32::MAX)) as usize,
+        }
+    }
+}
+
+impl ReadyPicker {
+    /// From weight, turn and READY connections of each locality; those without any are left out, so that their
+    /// weight goes to the others (A27). `None` if no connection is READY.
+    pub(crate) fn new(
+        drops: Arc<[DropOverload]>,
+        localities: impl IntoIterator<Item = (u32, Turn, Vec<Arc<Connection>>)>,
+    ) -> Option<Self> {
+        let mut total = 0;
+        let localities: Vec<_> = localities
+            .into_iter()
+            .filter(|(_, _, connections)| !connections.is_empty())
+            .map(|(weight, turn, connections)| {
+                total += u64::from(weight);
+                LocalityPicker { up_to: total, connections, turn }
+            })
+            .collect();
+        (!localities.is_empty()).then_some(Self { drops, localities, total })
+    }
+
+    fn pick(&self, draw: Draw) -> Picked {
+        // "categories evaluated in order, each with its own random draw" (A27), and only when there is an endpoint.
+        if let Some(hit) = self.drops.iter().find(|drop| drop.rate.hit(draw(1_000_000))) {
+            return Picked::Dropped(Arc::clone(&hit.category));
+        }
+        let first = match self.localities.len() {
+            1 => 0,
+            _ => self.by_weight(draw),
+        };
+        // The chosen locality, then the others: a connection lost a moment ago must not fail the call.
+        let (before, from) = self.localities.split_at(first);
+        for locality in from.iter().chain(before) {
+            if let Some(slot) = locality.pick(draw) {
+                return Picked::Slot(slot);
+            }
+        }
+        Picked::Wait
+    }
+
+    fn by_weight(&self, draw: Draw) -> usize {
+        // Sums of weights fit u32 within a priority (A27).
+        let point = u64::from(draw(u32::try_from(self.total).unwrap_or(u32::MAX)));
+        self.localities.partition_point(|locality| locality.up_to <= point).min(self.localities.len() - 1)
+    }
+}
+
+impl LocalityPicker {
+    fn pick(&self, draw: Draw) -> Option<Slot> {
+        let start = self.turn.next(self.connections.len(), draw);
+        let (before, from) = self.connections.split_at(start);
+        from.iter().chain(before).find_map(Connection::slot)
+    }
+}

@@ -9,8 +9,8 @@ mod request;
 mod table;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "the channel's route table will hold one per traffic split"))]
-pub(crate) mod weighted;
+mod weighted;
 
 pub use request::RequestHead;
 pub use table::RouteMatcher;
+pub(crate) use weighted::WeightedChoice;

@@ -4,6 +4,7 @@
 //! on them.
 
 mod floor;
+mod mesh;
 mod tonic;
 
 use crate::{
@@ -34,11 +35,15 @@ pub(crate) enum Stack {
     Hyper,
     /// h2's `SendRequest`, without hyper and without tonic's client.
     H2,
+    /// This library's channel to one backend.
+    Mesh1,
+    /// This library's channel over three backends.
+    Mesh3,
 }
 
 impl Stack {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Plain, Self::Control, Self::Balance3, Self::TonicXds3, Self::Hyper, Self::H2];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Plain, Self::Control, Self::Balance3, Self::TonicXds3, Self::Hyper, Self::H2, Self::Mesh1, Self::Mesh3];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -48,14 +53,16 @@ impl Stack {
             Self::TonicXds3 => "tonic-xds-3",
             Self::Hyper => "hyper",
             Self::H2 => "h2",
+            Self::Mesh1 => "mesh-1",
+            Self::Mesh3 => "mesh-3",
         }
     }
 
     /// How many backends it calls.
     pub(crate) fn backends(self) -> usize {
         match self {
-            Self::Plain | Self::Control | Self::Hyper | Self::H2 => 1,
-            Self::Balance3 | Self::TonicXds3 => 3,
+            Self::Plain | Self::Control | Self::Hyper | Self::H2 | Self::Mesh1 => 1,
+            Self::Balance3 | Self::TonicXds3 | Self::Mesh3 => 3,
         }
     }
 
@@ -67,6 +74,8 @@ impl Stack {
             Self::TonicXds3 => session.serve(Tonic::new(tonic::tonic_xds(peers)?)).await,
             Self::Hyper => session.serve(floor::Hyper::connect(peers).await?).await,
             Self::H2 => session.serve(floor::H2::connect(peers).await?).await,
+            Self::Mesh1 => session.serve(Tonic::new(mesh::connect(peers, "xds:///echo-1").await?)).await,
+            Self::Mesh3 => session.serve(Tonic::new(mesh::connect(peers, "xds:///echo-3").await?)).await,
         }
     }
 }

@@ -1,0 +1,253 @@
+//! Settings of a mesh and of a channel, named as tonic's `Endpoint` names them where it has them.
+
+#[cfg(feature = "http1")]
+use crate::channel::HttpVersion;
+use crate::{
+    channel::{CallOptions, MeshChannel},
+    endpoint::{DialOptions, Keepalive},
+    mesh::{ClusterSettings, Mesh, TargetError},
+};
+use http::{HeaderValue, uri::Authority};
+use mesh_xds::Bootstrap;
+use std::{fmt, time::Duration};
+use tokio::runtime::Handle;
+
+/// Builds a [`Mesh`] from a bootstrap that is in hand.
+pub struct MeshBuilder {
+    bootstrap: Bootstrap,
+    runtime: Option<Handle>,
+    keeps: Option<Box<dyn Send + Sync>>,
+}
+
+impl fmt::Debug for MeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshBuilder").field("bootstrap", &self.bootstrap).finish_non_exhaustive()
+    }
+}
+
+impl MeshBuilder {
+    pub(crate) fn new(bootstrap: Bootstrap) -> Self {
+        Self { bootstrap, runtime: None, keeps: None }
+    }
+
+    /// Where connections and workers of this mesh run; unset, the runtime that [`build`](Self::build) is called in.
+    /// The xDS client has a thread of its own in either case.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Something that lives as long as the mesh.
+    #[cfg(feature = "testing")]
+    pub(crate) fn keeping(mut self, keeps: impl Send + Sync + 'static) -> Self {
+        self.keeps = Some(Box::new(keeps));
+        self
+    }
+
+    /// Joins the mesh.
+    ///
+    /// # Panics
+    /// When called outside a tokio runtime and without [`runtime`](Self::runtime).
+    pub fn build(self) -> Mesh {
+        let runtime = self.runtime.unwrap_or_else(Handle::current);
+        Mesh::start(self.bootstrap, runtime, self.keeps)
+    }
+}
+
+/// Builds a [`MeshChannel`]; made by [`Mesh::channel_builder`].
+#[derive(Debug)]
+pub struct ChannelBuilder {
+    mesh: Mesh,
+    target: String,
+    authority: Option<String>,
+    user_agent: Option<HeaderValue>,
+    config_timeout: Duration,
+    #[cfg(feature = "http1")]
+    http_protocol: HttpVersion,
+    max_pending: usize,
+    dial: DialOptions,
+    keepalive: Keepalive,
+    keepalive_interval: Option<Duration>,
+}
+
+impl ChannelBuilder {
+    pub(crate) fn new(mesh: Mesh, target: String) -> Self {
+        Self {
+            mesh,
+            target,
+            authority: None,
+            user_agent: None,
+            config_timeout: Duration::from_secs(30),
+            #[cfg(feature = "http1")]
+            http_protocol: HttpVersion::default(),
+            max_pending: 1024,
+            dial: DialOptions::default(),
+            keepalive: Keepalive {
+                interval: Duration::MAX,
+                // gRPC's default (A8).
+                timeout: Duration::from_secs(20),
+                while_idle: false,
+            },
+            keepalive_interval: None,
+        }
+    }
+
+    /// `:authority` of every request; unset, the target's name. Routing is not affected: the target's name chooses
+    /// the virtual host.
+    #[must_use]
+    pub fn authority(mut self, authority: impl Into<String>) -> Self {
+        self.authority = Some(authority.into());
+        self
+    }
+
+    /// `user-agent` of gRPC calls that have none.
+    #[must_use]
+    pub fn user_agent(mut self, value: HeaderValue) -> Self {
+        self.user_agent = Some(value);
+        self
+    }
+
+    /// How long a call waits for the first configuration when neither an error nor its deadline ends the wait;
+    /// 30 s unless set.
+    #[must_use]
+    pub fn config_timeout(mut self, timeout: Duration) -> Self {
+        self.config_timeout = timeout;
+        self
+    }
+
+    /// HTTP version of requests that are not gRPC, for clusters that do not say; HTTP/1.1 unless set, as in Envoy.
+    #[cfg(feature = "http1")]
+    #[must_use]
+    pub fn http_protocol(mut self, version: HttpVersion) -> Self {
+        self.http_protocol = version;
+        self
+    }
+
+    /// How many calls to one cluster may wait for a connection at once; 1024 unless set, as in Envoy
+    /// (`max_pending_requests`). One more fails UNAVAILABLE.
+    #[must_use]
+    pub fn max_pending_requests(mut self, max: usize) -> Self {
+        self.max_pending = max;
+        self
+    }
+
+    /// How long a dial may take, HTTP/2 settings included; 20 s unless set. A cluster's own `connect_timeout` wins.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.dial.connect_timeout = timeout;
+        self
+    }
+
+    /// Sends an HTTP/2 PING whenever this much time has passed; off unless set (A8). At least 10 s is advised: servers
+    /// answer more frequent ones with GOAWAY (`too_many_pings`).
+    #[must_use]
+    pub fn http2_keep_alive_interval(mut self, interval: Duration) -> Self {
+        self.keepalive_interval = Some(interval);
+        self
+    }
+
+    /// How long the answer to a keepalive PING may take before the connection is given up; 20 s unless set.
+    #[must_use]
+    pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
+        self.keepalive.timeout = timeout;
+        self
+    }
+
+    /// Whether keepalive PINGs are sent while no call is in flight; `false` unless set (A8).
+    #[must_use]
+    pub fn keep_alive_while_idle(mut self, enabled: bool) -> Self {
+        self.keepalive.while_idle = enabled;
+        self
+    }
+
+    /// HTTP/2 flow-control window of a stream, in bytes; 2 MiB unless set.
+    #[must_use]
+    pub fn initial_stream_window_size(mut self, bytes: u32) -> Self {
+        self.dial.stream_window = bytes;
+        self
+    }
+
+    /// HTTP/2 flow-control window of a connection, in bytes; 5 MiB unless set.
+    #[must_use]
+    pub fn initial_connection_window_size(mut self, bytes: u32) -> Self {
+        self.dial.connection_window = bytes;
+        self
+    }
+
+    /// Most bytes of response headers; 64 KiB unless set.
+    #[must_use]
+    pub fn http2_max_header_list_size(mut self, bytes: u32) -> Self {
+        self.dial.max_header_list_size = bytes;
+        self
+    }
+
+    /// Makes the channel. Nothing is waited for.
+    ///
+    /// # Errors
+    /// When the target is not `xds:///name`, or the authority is not one.
+    pub fn build(self) -> Result<MeshChannel, TargetError> {
+        let name = target_name(&self.target)?;
+        let authority = match self.authority {
+            Some(authority) => {
+                Authority::try_from(authority.as_str()).map_err(|_| TargetError::InvalidAuthority(authority))?
+            }
+            None => Authority::try_from(percent_encoded(name))
+                .map_err(|_| TargetError::InvalidAuthority(name.to_owned()))?,
+        };
+        let keepalive = self.keepalive_interval.map(|interval| Keepalive { interval, ..self.keepalive });
+        let options = CallOptions {
+            authority,
+            config_timeout: self.config_timeout,
+            #[cfg(feature = "http1")]
+            http_protocol: self.http_protocol,
+            user_agent: self
+                .user_agent
+                .unwrap_or(HeaderValue::from_static(concat!("grpc-rust-mesh/", env!("CARGO_PKG_VERSION")))),
+        };
+        let settings = ClusterSettings { dial: DialOptions { keepalive, ..self.dial }, max_pending: self.max_pending };
+        self.mesh.open(name, options, settings)
+    }
+}
+
+/// The name in `xds:///name`.
+fn target_name(target: &str) -> Result<&str, TargetError> {
+    let scheme = || TargetError::Scheme(target.to_owned());
+    let rest = target.strip_prefix("xds://").ok_or_else(scheme)?;
+    match rest.split_once('/') {
+        Some(("", name)) if !name.is_empty() => Ok(name),
+        Some((_, name)) if !name.is_empty() => Err(TargetError::Authority(target.to_owned())),
+        _ => Err(scheme()),
+    }
+}
+
+/// A target's name as an authority: what RFC 3986 does not allow there is escaped, as gRPC does.
+fn percent_encoded(name: &str) -> String {
+    name.bytes().fold(String::with_capacity(name.len()), |mut encoded, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => encoded.push(char::from(byte)),
+            _ if b"-._~!$&'()*+,;=:[]@".contains(&byte) => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+        encoded
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_xds_with_an_empty_authority() {
+        assert_eq!(target_name("xds:///echo.demo:7070"), Ok("echo.demo:7070"));
+        assert_eq!(target_name("dns:///x"), Err(TargetError::Scheme("dns:///x".into())));
+        assert_eq!(target_name("xds:///"), Err(TargetError::Scheme("xds:///".into())));
+        assert_eq!(target_name("xds://other/x"), Err(TargetError::Authority("xds://other/x".into())));
+    }
+
+    #[test]
+    fn names_that_are_no_authority_are_escaped() {
+        assert_eq!(percent_encoded("echo.demo:7070"), "echo.demo:7070");
+        assert_eq!(percent_encoded("a|b c"), "a%7Cb%20c");
+    }
+}

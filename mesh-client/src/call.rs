@@ -1,0 +1,154 @@
+//! A call below the channel: what a layer may know of it, and the one response body with its one guard.
+//!
+//! Inside the stack things are passed by value; `http::Extensions` are for the public edge only. This file does NOT
+//! pick, route or retry.
+
+use crate::{
+    deadline::Deadline,
+    endpoint::{RecvBody, RecvFailure, Slot},
+    error::{Cause, MeshError, ReplyForm},
+};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+/// A request extension: the call waits for an endpoint until its deadline, instead of failing while none can be
+/// reached (gRPC's wait-for-ready).
+///
+/// ```
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(mesh_client::WaitForReady);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitForReady;
+
+/// The body of a response: data as it arrives, then trailers.
+///
+/// A stream that is reset, a connection that is lost or a deadline that passes ends it: for gRPC with trailers that
+/// hold the status, otherwise with a [`MeshError`]. Dropping it early cancels the call.
+pub struct ResponseBody(State);
+
+enum State {
+    /// No backend answered: our own words, or none.
+    Local(Option<Bytes>),
+    Live(Live),
+    Over,
+}
+
+/// A response on its stream, with everything that lasts as long.
+struct Live {
+    body: RecvBody,
+    finish: Finish,
+}
+
+/// What is given back, exactly once, when a call is over in whichever way.
+struct Finish {
+    slot: Slot,
+    deadline: Option<Deadline>,
+    form: ReplyForm,
+    node: Arc<str>,
+}
+
+impl ResponseBody {
+    pub(crate) fn empty() -> Self {
+        Self(State::Over)
+    }
+
+    pub(crate) fn local(text: Bytes) -> Self {
+        Self(State::Local(Some(text)))
+    }
+
+    pub(crate) fn live(
+        body: RecvBody,
+        slot: Slot,
+        deadline: Option<Deadline>,
+        form: ReplyForm,
+        node: Arc<str>,
+    ) -> Self {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        Self(State::Live(Live { body, finish: Finish { slot, deadline, form, node } }))
+    }
+}
+
+impl Live {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        if let Poll::Ready(frame) = self.body.poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| {
+                frame.map_err(|failure| {
+                    let peer = self.finish.slot.peer();
+                    match failure {
+                        RecvFailure::Reset(code) => Cause::Reset { peer, code },
+                        RecvFailure::Io(reason) => Cause::Connection { peer, reason },
+                    }
+                })
+            }));
+        }
+        match &mut self.finish.deadline {
+            Some(deadline) => {
+                let after = ready!(deadline.poll(cx));
+                Poll::Ready(Some(Err(Cause::DeadlineExceeded { after })))
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = MeshError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, MeshError>>> {
+        let live = match &mut self.0 {
+            State::Live(live) => live,
+            State::Local(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            State::Over => return Poll::Ready(None),
+        };
+        let frame = match ready!(live.poll_frame(cx)) {
+            Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+            Some(Ok(trailers)) => Some(Ok(trailers)),
+            Some(Err(cause)) => {
+                let error = MeshError::new(cause, Arc::clone(&live.finish.node));
+                Some(match live.finish.form {
+                    ReplyForm::Grpc => Ok(Frame::trailers(error.into_trailers())),
+                    ReplyForm::Http => Err(error),
+                })
+            }
+            None => None,
+        };
+        self.0 = State::Over;
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            State::Local(text) => text.is_none(),
+            State::Live(live) => live.body.is_end_stream(),
+            State::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            State::Local(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            State::Live(live) => live.body.size_hint(),
+            State::Over => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            State::Local(_) => "ResponseBody(Local)",
+            State::Live(_) => "ResponseBody(Live)",
+            State::Over => "ResponseBody(Over)",
+        })
+    }
+}

@@ -1,0 +1,265 @@
+//! A cluster that runs: the handle that routes hold, and the worker behind it.
+//!
+//! ```text
+//!  apply ── update(ClusterConfig) ──► worker ── publishes ──► Arc<Picker> ◄── pick() ── calls
+//!                                       ▲ │ dials
+//!                          events ──────┘ ▼
+//!                                    connections
+//! ```
+//!
+//! A worker starts at the first call (or `ready`): a cluster that nobody uses costs no task and no connection. It
+//! ends when the last table that names the cluster is gone; calls that still wait for it are then routed again.
+//! This room does NOT know routes.
+
+mod roster;
+mod worker;
+
+use crate::{
+    balance::{Picked, Picker},
+    endpoint::{DialOptions, Endpoint, EndpointState, Protocol, Slot},
+    error::Cause,
+    wakeups::Wakeups,
+};
+use arc_swap::ArcSwap;
+#[cfg(feature = "http1")]
+use mesh_xds::resource::HttpProtocol;
+use mesh_xds::{ClusterConfig, resource::ClusterName};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::watch};
+use tokio_util::task::TaskTracker;
+
+/// What all clusters of one channel share.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterOptions {
+    pub(crate) dial: Arc<DialOptions>,
+    /// `max_pending_requests`: how many calls may wait for a connection at once.
+    pub(crate) max_pending: usize,
+    pub(crate) runtime: Handle,
+    /// Every connection task, for an orderly shutdown.
+    pub(crate) connections: TaskTracker,
+}
+
+/// A configuration of a cluster, with the number of the snapshot that it came with.
+#[derive(Clone, Debug)]
+pub(crate) struct Update {
+    pub(crate) generation: u64,
+    pub(crate) config: Arc<ClusterConfig>,
+}
+
+/// A cluster as routes hold it. Dropping the last one ends its workers.
+pub(crate) struct Cluster {
+    name: ClusterName,
+    options: ClusterOptions,
+    /// Latest wins; the workers hold the receivers.
+    config: watch::Sender<Update>,
+    http2: OnceLock<Arc<Backends>>,
+    #[cfg(feature = "http1")]
+    http1: OnceLock<Arc<Backends>>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    pub(crate) fn new(update: Update, options: ClusterOptions) -> Self {
+        Self {
+            name: update.config.name.clone(),
+            options,
+            config: watch::Sender::new(update),
+            http2: OnceLock::new(),
+            #[cfg(feature = "http1")]
+            http1: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &ClusterName {
+        &self.name
+    }
+
+    /// The configuration that was given last.
+    pub(crate) fn config(&self) -> Arc<ClusterConfig> {
+        Arc::clone(&self.config.borrow().config)
+    }
+
+    /// Takes a newer configuration; an older one (from a channel that lags) or an equal one is no work.
+    pub(crate) fn update(&self, update: Update) {
+        self.config.send_if_modified(|current| {
+            let newer = update.generation > current.generation;
+            let changed = newer && !Arc::ptr_eq(&update.config, &current.config);
+            if newer {
+                *current = update;
+            }
+            changed
+        });
+    }
+
+    /// Waits until every running worker has published what [`update`](Self::update) was given.
+    pub(crate) async fn applied(&self) {
+        for backends in self.running() {
+            let config = self.config();
+            // The worker drops its sender only when this cluster is dropped.
+            let _ = backends
+                .applied
+                .subscribe()
+                .wait_for(|applied| applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, &config)))
+                .await;
+        }
+    }
+
+    /// The running part for a protocol; started here if this is its first use.
+    pub(crate) fn backends(&self, protocol: Protocol) -> &Arc<Backends> {
+        let cell = match protocol {
+            Protocol::Http2 => &self.http2,
+            #[cfg(feature = "http1")]
+            Protocol::Http1 => &self.http1,
+        };
+        cell.get_or_init(|| worker::spawn(self.name.clone(), protocol, self.config.subscribe(), &self.options))
+    }
+
+    /// Starts what a call would start: gRPC's part, unless only the other one is in use.
+    pub(crate) fn warm(&self) {
+        if self.running().next().is_none() {
+            self.backends(Protocol::Http2);
+        }
+    }
+
+    /// What the cluster says of its HTTP version, for requests that are not gRPC.
+    #[cfg(feature = "http1")]
+    pub(crate) fn http_protocol(&self) -> HttpProtocol {
+        match &self.config.borrow().config.state {
+            Ok(resolved) => resolved.cluster.http_protocol,
+            Err(_) => HttpProtocol::Unspecified,
+        }
+    }
+
+    /// The parts that run already.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Arc<Backends>> {
+        let http2 = self.http2.get();
+        #[cfg(feature = "http1")]
+        let http2 = http2.into_iter().chain(self.http1.get());
+        http2.into_iter()
+    }
+}
+
+// === Backends ===
+
+/// What calls and the worker share: the worker writes, calls read.
+pub(crate) struct Backends {
+    cluster: ClusterName,
+    max_pending: usize,
+    picker: ArcSwap<Picker>,
+    wakeups: Arc<Wakeups>,
+    /// The configuration that the published picker reflects.
+    applied: watch::Sender<Option<Arc<ClusterConfig>>>,
+    /// Every endpoint with its priority; replaced when the configuration changes.
+    roster: ArcSwap<Vec<(usize, Arc<Endpoint>)>>,
+}
+
+impl fmt::Debug for Backends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backends").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+/// An endpoint in `status()`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointReport {
+    /// Its first address.
+    pub address: SocketAddr,
+    /// Its priority; 0 is the highest.
+    pub priority: usize,
+    /// What its connection does.
+    pub state: EndpointState,
+    /// Calls that were given to it, ever.
+    pub attempts: u64,
+}
+
+/// Why no slot was given.
+#[derive(Debug)]
+pub(crate) enum NoPick {
+    /// The call fails.
+    Failed(Cause),
+    /// The cluster is gone: the call is routed again.
+    Removed,
+}
+
+impl Backends {
+    /// A stream of a READY connection; waits while connections are being made.
+    pub(crate) async fn pick(&self, waits_for_ready: bool) -> Result<Slot, NoPick> {
+        if let Some(result) = self.try_pick(waits_for_ready) {
+            return result;
+        }
+        if self.wakeups.waiting() >= self.max_pending {
+            return Err(NoPick::Failed(Cause::TooManyPending { cluster: self.cluster.clone(), max: self.max_pending }));
+        }
+        self.wakeups.wait_unless(|| self.try_pick(waits_for_ready)).await
+    }
+
+    /// `None` when the call has to wait.
+    fn try_pick(&self, waits_for_ready: bool) -> Option<Result<Slot, NoPick>> {
+        match self.picker.load().pick(|below| fastrand::u32(..below.max(1))) {
+            Picked::Slot(slot) => Some(Ok(slot)),
+            Picked::Wait => None,
+            Picked::Fail(_) if waits_for_ready => None,
+            Picked::Fail(reason) => Some(Err(NoPick::Failed(Cause::Cluster { cluster: self.cluster.clone(), reason }))),
+            Picked::Removed => Some(Err(NoPick::Removed)),
+            Picked::Dropped(category) => {
+                Some(Err(NoPick::Failed(Cause::Dropped { cluster: self.cluster.clone(), category })))
+            }
+        }
+    }
+
+    /// Waits until an endpoint is READY (`Ok`) or the cluster is known to fail (`Err` with the reason).
+    pub(crate) async fn settled(&self) -> Result<(), Arc<str>> {
+        self.wakeups
+            .wait_unless(|| match &**self.picker.load() {
+                Picker::Ready(_) => Some(Ok(())),
+                Picker::Fail(reason) => Some(Err(Arc::clone(reason))),
+                Picker::Removed => Some(Err("removed".into())),
+                Picker::Wait => None,
+            })
+            .await
+    }
+
+    /// The endpoints, as they are now.
+    pub(crate) fn report(&self) -> Vec<EndpointReport> {
+        let report = |(priority, endpoint): &(usize, Arc<Endpoint>)| EndpointReport {
+            address: endpoint.addresses.first,
+            priority: *priority,
+            state: endpoint.state(),
+            attempts: endpoint.attempts(),
+        };
+        self.roster.load().iter().map(report).collect()
+    }
+}
+
+/// The connection backoff of gRPC: 1 s, ×1.6 for each failure, at most 120 s, ±20 %.
+fn backoff(failures: u32, jitter: f64) -> Duration {
+    let seconds = 1.6_f64.powi(i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX)).min(120.0);
+    Duration::from_secs_f64(seconds * (0.8 + 0.4 * jitter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::backoff;
+
+    #[test]
+    fn backoff_grows_by_1_6_to_120_seconds_with_20_percent_jitter() {
+        let seconds = |failures| backoff(failures, 0.5).as_secs_f64();
+        assert!((seconds(1) - 1.0).abs() < 1e-9);
+        assert!((seconds(2) - 1.6).abs() < 1e-9);
+        assert!((seconds(3) - 2.56).abs() < 1e-9);
+        assert!((seconds(100) - 120.0).abs() < 1e-9);
+        assert!((backoff(1, 0.0).as_secs_f64() - 0.8).abs() < 1e-9);
+        assert!((backoff(1, 1.0).as_secs_f64() - 1.2).abs() < 1e-9);
+    }
+}

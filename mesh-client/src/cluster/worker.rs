@@ -1,0 +1,356 @@
+//! The task behind a cluster: endpoints in, pickers out.
+//!
+//! One turn: take everything that has arrived (configuration, connection events, timers), let the priority machine
+//! choose, start dials, publish at most one picker. It owns every endpoint's state; nobody else writes it.
+//!
+//! ```text
+//!   Idle ─ priority active ─► Queued ─ dial slot free ─► Dialling ─ proven ─► Ready ─ GOAWAY, lost ─► Queued
+//!                               ▲                           │ failed
+//!                               └───────── backoff ─────────┘
+//! ```
+//!
+//! An endpoint whose address stays keeps its connection, whatever priority or locality it moves to (A56). It does
+//! NOT see calls.
+
+use super::{Backends, ClusterOptions, Update, backoff, roster::Roster};
+use crate::{
+    balance::{
+        Picker, ReadyPicker,
+        priority::{ConnectivityState, Priorities},
+    },
+    endpoint::{ConnectionEvent, Dial, DialOptions, Protocol},
+    task,
+    wakeups::Wakeups,
+};
+use arc_swap::ArcSwap;
+use mesh_xds::{
+    ClusterConfig, ResolvedCluster,
+    resource::{ClusterName, TransportSocket},
+};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+/// Dials in flight at once, per cluster: ten thousand endpoints must not become ten thousand SYNs.
+const MAX_DIALS: usize = 256;
+
+/// A connection that was READY for less than this is not dialled again at once: a server that accepts and closes
+/// must not make a hot loop.
+const SHORT_LIVED: Duration = Duration::from_secs(1);
+
+/// Starts the worker of a cluster for one protocol.
+pub(super) fn spawn(
+    name: ClusterName,
+    protocol: Protocol,
+    updates: watch::Receiver<Update>,
+    options: &ClusterOptions,
+) -> Arc<Backends> {
+    let backends = Arc::new(Backends {
+        cluster: name.clone(),
+        max_pending: options.max_pending,
+        picker: ArcSwap::from_pointee(Picker::Wait),
+        wakeups: Arc::new(Wakeups::default()),
+        applied: watch::Sender::new(None),
+        roster: ArcSwap::default(),
+    });
+    let (shared, options, runtime) = (Arc::clone(&backends), options.clone(), options.runtime.clone());
+    task::spawn_supervised(&runtime, "cluster worker", move || {
+        let mut updates = updates.clone();
+        let config = Arc::clone(&updates.borrow_and_update().config);
+        Worker::new(Arc::clone(&shared), protocol, options.clone(), config).run(updates)
+    });
+    backends
+}
+
+/// The number of an endpoint within its worker: events carry it, so that those of a removed endpoint find nobody.
+pub(super) type Id = u64;
+
+struct Worker {
+    shared: Arc<Backends>,
+    protocol: Protocol,
+    options: ClusterOptions,
+    dial: Arc<DialOptions>,
+    config: Arc<ClusterConfig>,
+    roster: Roster,
+    priorities: Priorities<usize>,
+    /// Waiting for a dial slot, oldest first. Ids of endpoints that are gone are skipped.
+    queue: VecDeque<Id>,
+    dials: usize,
+    backoffs: BinaryHeap<Reverse<(Instant, Id)>>,
+    last_failure: Option<String>,
+    published: Option<Published>,
+    // Unbounded: a connection sends at most two events in its life, so the number of dials bounds it.
+    events: mpsc::UnboundedReceiver<(Id, ConnectionEvent)>,
+    reporter: mpsc::UnboundedSender<(Id, ConnectionEvent)>,
+}
+
+impl Worker {
+    fn new(shared: Arc<Backends>, protocol: Protocol, options: ClusterOptions, config: Arc<ClusterConfig>) -> Self {
+        let (reporter, events) = mpsc::unbounded_channel();
+        Self {
+            shared,
+            protocol,
+            dial: Arc::clone(&options.dial),
+            options,
+            config,
+            roster: Roster::default(),
+            priorities: Priorities::default(),
+            queue: VecDeque::new(),
+            dials: 0,
+            backoffs: BinaryHeap::new(),
+            last_failure: None,
+            published: None,
+            events,
+            reporter,
+        }
+    }
+
+    async fn run(mut self, mut updates: watch::Receiver<Update>) {
+        self.configure(Arc::clone(&self.config));
+        loop {
+            self.turn();
+            let deadline = self.deadline();
+            tokio::select! {
+                // Configuration first: a removed endpoint's news is no news.
+                biased;
+                changed = updates.changed() => match changed {
+                    Ok(()) => {
+                        let config = Arc::clone(&updates.borrow_and_update().config);
+                        self.configure(config);
+                    }
+                    // The last table that named the cluster is gone.
+                    Err(_) => break,
+                },
+                event = self.events.recv() => {
+                    if let Some((id, event)) = event {
+                        self.event(id, event);
+                    }
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+            }
+        }
+        // Callers that still wait are routed again; dropping the roster retires its connections.
+        self.shared.picker.store(Arc::new(Picker::Removed));
+        self.shared.wakeups.all();
+    }
+
+    /// When something has to happen without an event.
+    fn deadline(&self) -> Option<Instant> {
+        let backoff = self.backoffs.peek().map(|Reverse((due, _))| *due);
+        [backoff, self.priorities.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Everything that follows from what has arrived: timers, priorities, dials, and one picker at most.
+    fn turn(&mut self) {
+        while let Ok((id, event)) = self.events.try_recv() {
+            self.event(id, event);
+        }
+        let now = Instant::now();
+        while let Some(Reverse((due, id))) = self.backoffs.peek().copied()
+            && due <= now
+        {
+            self.backoffs.pop();
+            if self.roster.backoff_over(id, due) {
+                self.queue.push_back(id);
+            }
+        }
+        self.priorities.timer(now);
+        self.follow(now);
+        self.start_dials();
+        self.publish();
+    }
+
+    // === Configuration ===
+
+    fn configure(&mut self, config: Arc<ClusterConfig>) {
+        self.config = config;
+        if let Ok(resolved) = &self.config.state
+            && let Some(timeout) = resolved.cluster.connect_timeout
+        {
+            self.dial = Arc::new(DialOptions { connect_timeout: timeout, ..(*self.options.dial).clone() });
+        } else {
+            self.dial = Arc::clone(&self.options.dial);
+        }
+        match usable(&self.config) {
+            Ok(resolved) => self.dials -= self.roster.update(&resolved.cluster.lb_policy, &resolved.endpoints),
+            // No connection may be made or kept for a cluster whose security cannot be honoured.
+            Err(_) => self.dials -= self.roster.clear(),
+        }
+        let (now, count) = (Instant::now(), self.roster.priorities());
+        for priority in 0..count {
+            if self.roster.is_active(priority) {
+                self.queue.extend(self.roster.activate(priority));
+            }
+        }
+        let reports = (0..count).map(|priority| (priority, self.roster.state(priority)));
+        self.priorities.update(0..count, reports, now);
+        self.follow(now);
+        self.shared.roster.store(Arc::new(self.roster.endpoints()));
+    }
+
+    // === Events ===
+
+    fn event(&mut self, id: Id, event: ConnectionEvent) {
+        let now = Instant::now();
+        let Some(backend) = self.roster.get_mut(id) else {
+            if let ConnectionEvent::Ready(connection) = event {
+                connection.retire();
+            }
+            // Its dial was counted off when it was removed.
+            return;
+        };
+        if matches!(event, ConnectionEvent::Ready(_) | ConnectionEvent::Failed(_)) {
+            self.dials -= 1;
+        }
+        let (address, priority) = (backend.endpoint.addresses.first, backend.priority());
+        let cluster = &self.shared.cluster;
+        match event {
+            ConnectionEvent::Ready(connection) => {
+                tracing::debug!(%cluster, endpoint = %address, "endpoint ready");
+                backend.ready(connection, now);
+            }
+            ConnectionEvent::Failed(reason) => {
+                tracing::debug!(%cluster, endpoint = %address, %reason, "endpoint failed");
+                let due = backend.failed(now, |failures| backoff(failures, fastrand::f64()));
+                self.backoffs.push(Reverse((due, id)));
+                self.last_failure = Some(reason);
+            }
+            ConnectionEvent::Closed(reason) => {
+                tracing::debug!(%cluster, endpoint = %address, %reason, "endpoint connection closed");
+                let pause = || backoff(1, fastrand::f64());
+                match backend.closed(now, SHORT_LIVED, pause) {
+                    Some(due) => self.backoffs.push(Reverse((due, id))),
+                    None => self.queue.push_back(id),
+                }
+                self.last_failure = Some(format!("{address}: {reason}"));
+            }
+        }
+        self.roster.changed(id);
+        self.priorities.report(&priority, self.roster.state(priority), now);
+        self.follow(now);
+    }
+
+    // === Priorities ===
+
+    /// Starts and stops priorities as the machine says; one that cannot work reports so, which may start the next.
+    fn follow(&mut self, now: Instant) {
+        for priority in 0..self.roster.priorities() {
+            match (self.priorities.is_active(&priority), self.roster.is_active(priority)) {
+                (true, false) => {
+                    self.queue.extend(self.roster.activate(priority));
+                    self.priorities.report(&priority, self.roster.state(priority), now);
+                }
+                (false, true) => self.dials -= self.roster.deactivate(priority),
+                (true, true) | (false, false) => {}
+            }
+        }
+    }
+
+    fn start_dials(&mut self) {
+        while self.dials < MAX_DIALS
+            && let Some(id) = self.queue.pop_front()
+        {
+            let Some(endpoint) = self.roster.queued(id) else { continue };
+            self.dials += 1;
+            let dial = Dial {
+                endpoint,
+                protocol: self.protocol,
+                options: Arc::clone(&self.dial),
+                wakeups: Arc::clone(&self.shared.wakeups),
+            };
+            let reporter = self.reporter.clone();
+            let run = dial.run(move |event| reporter.send((id, event)).is_ok());
+            let task = self.options.connections.spawn_on(run, &self.options.runtime);
+            self.roster.dialling(id, task.abort_handle());
+        }
+    }
+}
+
+impl Worker {
+    // === Publication ===
+
+    fn publish(&mut self) {
+        let selected = self.priorities.selected().copied();
+        let usable = usable(&self.config);
+        let key = Published {
+            config: Arc::clone(&self.config),
+            selected,
+            state: selected.map(|priority| self.roster.state(priority)),
+            ready: selected.map_or(0, |priority| self.roster.ready_version(priority)),
+        };
+        if self.published.as_ref() == Some(&key) {
+            return;
+        }
+        let picker = match (usable, selected) {
+            (Err(reason), _) => Picker::Fail(reason),
+            (Ok(resolved), None) => Picker::Fail(with_note("no endpoints", resolved)),
+            (Ok(resolved), Some(priority)) => {
+                match ReadyPicker::new(self.roster.drops(), self.roster.ready(priority)) {
+                    Some(ready) => Picker::Ready(ready),
+                    None if key.state == Some(ConnectivityState::TransientFailure) => {
+                        let text = match &self.last_failure {
+                            Some(last) if !self.roster.is_empty() => {
+                                format!("no endpoint can be reached; last: {last}")
+                            }
+                            _ => "no endpoints".to_owned(),
+                        };
+                        Picker::Fail(with_note(&text, resolved))
+                    }
+                    None => Picker::Wait,
+                }
+            }
+        };
+        self.shared.picker.store(Arc::new(picker));
+        self.shared.wakeups.all();
+        self.published = Some(key);
+        self.shared.applied.send_if_modified(|applied| {
+            let changed = !applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, &self.config));
+            if changed {
+                *applied = Some(Arc::clone(&self.config));
+            }
+            changed
+        });
+    }
+}
+
+/// What the published picker was made from: equal inputs are no work.
+#[derive(Debug)]
+struct Published {
+    config: Arc<ClusterConfig>,
+    selected: Option<usize>,
+    state: Option<ConnectivityState>,
+    ready: u64,
+}
+
+impl PartialEq for Published {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+            && (self.selected, self.state, self.ready) == (other.selected, other.state, other.ready)
+    }
+}
+
+/// The cluster's resources if it may be dialled, or why not.
+fn usable(config: &ClusterConfig) -> Result<&ResolvedCluster, Arc<str>> {
+    let resolved = config.state.as_ref().map_err(|error| Arc::clone(&error.0))?;
+    match &resolved.cluster.transport_socket {
+        TransportSocket::Plaintext => Ok(resolved),
+        // "a TLS context that cannot be honoured is a connection failure, never plaintext"
+        TransportSocket::Unsupported { field } => {
+            Err(format!("{field} is not supported by this version: no connection is made").into())
+        }
+    }
+}
+
+fn with_note(text: &str, resolved: &ResolvedCluster) -> Arc<str> {
+    match &resolved.note {
+        Some(note) => format!("{text} ({note})").into(),
+        None => text.into(),
+    }
+}

@@ -1,0 +1,202 @@
+//! Dialling: addresses by Happy Eyeballs (A61), the connect timeout, and sockets that count their writes.
+//!
+//! A dial fails for certain within [`DialOptions::connect_timeout`], which also covers the proof that the peer speaks
+//! HTTP/2. This file does NOT retry: backoff is the cluster worker's.
+
+use super::{Connection, ConnectionEvent, Endpoint, Gate, Protocol};
+use crate::wakeups::Wakeups;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, sleep, timeout_at},
+};
+
+/// "Happy Eyeballs step 250 ms" (A61).
+const HAPPY_EYEBALLS_STEP: Duration = Duration::from_millis(250);
+
+/// How endpoints are dialled and their connections kept. One value per cluster worker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct DialOptions {
+    /// Until the connection is proven.
+    pub(crate) connect_timeout: Duration,
+    /// Off unless asked for (A8).
+    pub(crate) keepalive: Option<Keepalive>,
+    /// HTTP/2 flow control: what one stream may send us unread.
+    pub(crate) stream_window: u32,
+    /// The same for the whole connection.
+    pub(crate) connection_window: u32,
+    /// Response headers above this are refused.
+    pub(crate) max_header_list_size: u32,
+}
+
+impl Default for DialOptions {
+    fn default() -> Self {
+        Self {
+            // "minimum connect timeout 20 s" (connection backoff doc).
+            connect_timeout: Duration::from_secs(20),
+            keepalive: None,
+            stream_window: 2 * 1024 * 1024,
+            connection_window: 5 * 1024 * 1024,
+            max_header_list_size: 64 * 1024,
+        }
+    }
+}
+
+/// HTTP/2 PINGs (A8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Keepalive {
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+    /// Also while no call is in flight (`permit_without_calls`).
+    pub(crate) while_idle: bool,
+}
+
+/// One dial of one endpoint, run as a task by the cluster worker: it ends when the connection is closed.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) protocol: Protocol,
+    pub(crate) options: Arc<DialOptions>,
+    pub(crate) wakeups: Arc<Wakeups>,
+}
+
+impl Dial {
+    /// Connects, reports what happens through `report` (false = nobody listens any more), and drives the connection.
+    pub(crate) async fn run(self, report: impl Fn(ConnectionEvent) -> bool) {
+        let deadline = Instant::now() + self.options.connect_timeout;
+        let connected = timeout_at(deadline, happy_eyeballs(self.endpoint.addresses.iter().collect())).await;
+        let (io, peer) = match connected {
+            Ok(Ok(connected)) => connected,
+            Ok(Err(error)) => {
+                report(ConnectionEvent::Failed(error));
+                return;
+            }
+            Err(_elapsed) => {
+                report(ConnectionEvent::Failed(format!("no connection within {:?}", self.options.connect_timeout)));
+                return;
+            }
+        };
+        let gate = Arc::new(Gate::new(self.wakeups));
+        let (endpoint, shared) = (self.endpoint, Arc::clone(&gate));
+        let connection = |transport| Connection { endpoint, peer, gate: shared, transport };
+        match self.protocol {
+            Protocol::Http2 => {
+                super::h2::run(Tracked::new(io), gate, deadline, &self.options, connection, report).await;
+            }
+            #[cfg(feature = "http1")]
+            Protocol::Http1 => super::h1::run(io, peer, gate, &self.options, connection, report).await,
+        }
+    }
+}
+
+/// Starts an address every 250 ms, or as soon as the one before has failed; the first that connects wins.
+pub(super) async fn happy_eyeballs(addresses: Vec<SocketAddr>) -> Result<(TcpStream, SocketAddr), String> {
+    let mut remaining = addresses.into_iter();
+    let mut dials = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    loop {
+        if let Some(address) = remaining.next() {
+            dials.push(async move { (address, connect(address).await) });
+        }
+        let done = tokio::select! {
+            // A connection that is there wins over starting another.
+            biased;
+            done = dials.next() => done,
+            () = sleep(HAPPY_EYEBALLS_STEP), if remaining.len() > 0 => continue,
+        };
+        match done {
+            Some((address, Ok(stream))) => return Ok((stream, address)),
+            Some((address, Err(error))) => failures.push(format!("{address}: {error}")),
+            // None in flight and none left to start.
+            None => return Err(failures.join("; ")),
+        }
+    }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+// === Tracked ===
+
+/// How often a socket was written to: a call that sees no change was never sent.
+#[derive(Debug, Default)]
+pub(super) struct Writes(AtomicU64);
+
+impl Writes {
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A socket that counts its writes.
+#[derive(Debug)]
+pub(super) struct Tracked<T> {
+    io: T,
+    writes: Arc<Writes>,
+}
+
+impl<T> Tracked<T> {
+    pub(super) fn new(io: T) -> Self {
+        Self { io, writes: Arc::default() }
+    }
+
+    pub(super) fn writes(&self) -> Arc<Writes> {
+        Arc::clone(&self.writes)
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(1..)) = written {
+            self.writes.0.fetch_add(1, Ordering::Release);
+        }
+        written
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Tracked<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Tracked<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

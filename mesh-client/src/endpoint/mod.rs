@@ -1,0 +1,299 @@
+//! A backend and the connections to it: dialled, proven, counted, drained.
+//!
+//! ```text
+//!            dial              TCP + SETTINGS + PONG            closed, GOAWAY
+//!   Idle ──────────► Connecting ─────────────────────► Ready ─────────────────► Idle
+//!                        │  refused, silent, timed out            (dialled again at once)
+//!                        ▼
+//!                 TransientFailure ── backoff ──► Connecting (still counted as failed until Ready: A62)
+//! ```
+//!
+//! The worker of a cluster owns that state; this room owns what one connection does. h2 and hyper are named here
+//! and nowhere else: the rest of the crate sees [`Slot::send`] and its [`SendFailure`].
+//! It does NOT choose endpoints and does NOT decide about retries.
+
+mod connect;
+#[cfg(feature = "http1")]
+mod h1;
+mod h2;
+mod upload;
+
+pub(crate) use connect::{Dial, DialOptions, Keepalive};
+pub(crate) use upload::Upload;
+
+use crate::wakeups::Wakeups;
+use bytes::Bytes;
+use http::{request, response};
+use http_body::Frame;
+use mesh_xds::resource::Addresses;
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+/// Which HTTP version a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    Http2,
+    #[cfg(feature = "http1")]
+    Http1,
+}
+
+/// A backend as EDS names it, with what is counted about it. Lives as long as the assignment (or a call) holds it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) addresses: Addresses,
+    attempts: AtomicU64,
+    /// An [`EndpointState`], written by the cluster worker, read by `status()`.
+    state: AtomicU8,
+}
+
+/// The connection state of an endpoint, in gRPC's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointState {
+    /// Not dialled: no call needed it yet.
+    Idle,
+    /// Being dialled.
+    Connecting,
+    /// Gets calls.
+    Ready,
+    /// The last dial failed; dialled again after a backoff.
+    TransientFailure,
+}
+
+impl Endpoint {
+    pub(crate) fn new(addresses: Addresses) -> Self {
+        Self { addresses, attempts: AtomicU64::new(0), state: AtomicU8::new(0) }
+    }
+
+    /// Calls that were given to it, ever.
+    pub(crate) fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn state(&self) -> EndpointState {
+        match self.state.load(Ordering::Relaxed) {
+            0 => EndpointState::Idle,
+            1 => EndpointState::Connecting,
+            2 => EndpointState::Ready,
+            _ => EndpointState::TransientFailure,
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: EndpointState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+}
+
+// === Connection ===
+
+/// A READY connection: the handle that pickers hold. Dropping the last one lets the socket close once idle.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// The address that won among the endpoint's.
+    pub(crate) peer: SocketAddr,
+    gate: Arc<Gate>,
+    transport: Transport,
+}
+
+#[derive(Debug)]
+enum Transport {
+    H2(h2::Sender),
+    #[cfg(feature = "http1")]
+    H1(h1::Pool),
+}
+
+/// Who may pass: the part of a connection that its driver writes and its callers read.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    open: AtomicBool,
+    /// Streams in flight, counted by us, so that no call ever waits inside h2's own queue.
+    active: AtomicUsize,
+    /// How many the peer allows now (SETTINGS_MAX_CONCURRENT_STREAMS).
+    quota: AtomicUsize,
+    wakeups: Arc<Wakeups>,
+}
+
+impl Gate {
+    fn new(wakeups: Arc<Wakeups>) -> Self {
+        Self { open: AtomicBool::new(true), active: AtomicUsize::new(0), quota: AtomicUsize::new(usize::MAX), wakeups }
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    fn close(&self) {
+        self.open.store(false, Ordering::Release);
+    }
+
+    fn set_quota(&self, quota: usize) {
+        if self.quota.swap(quota, Ordering::Relaxed) < quota {
+            self.wakeups.all();
+        }
+    }
+
+    fn enter(&self) -> bool {
+        if self.active.fetch_add(1, Ordering::AcqRel) < self.quota.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.leave();
+        false
+    }
+
+    fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    fn leave(&self) {
+        self.active.fetch_sub(1, Ordering::SeqCst);
+        self.wakeups.one();
+    }
+}
+
+impl Connection {
+    /// Takes a stream of this connection, if it is open and has one left.
+    pub(crate) fn slot(self: &Arc<Self>) -> Option<Slot> {
+        (self.gate.is_open() && self.gate.enter()).then(|| Slot { connection: Arc::clone(self) })
+    }
+
+    /// Takes no new calls; those in flight finish, then the socket closes.
+    pub(crate) fn retire(&self) {
+        self.gate.close();
+        match &self.transport {
+            Transport::H2(sender) => sender.retire(),
+            #[cfg(feature = "http1")]
+            Transport::H1(pool) => pool.retire(),
+        }
+    }
+}
+
+// === Slot ===
+
+/// A call's right to one stream of a connection, for as long as the response lasts.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    connection: Arc<Connection>,
+}
+
+impl Slot {
+    /// Whom the call goes to.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.connection.peer
+    }
+
+    /// Sends one attempt and waits for response headers.
+    ///
+    /// `upload` keeps what was sent, as far as its cap allows, so that a failed attempt can be repeated.
+    pub(crate) async fn send<B>(
+        &self,
+        head: &request::Parts,
+        upload: &mut Option<Upload<B>>,
+    ) -> Result<(response::Parts, RecvBody), SendFailure>
+    where
+        B: http_body::Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: fmt::Display,
+    {
+        self.connection.endpoint.attempts.fetch_add(1, Ordering::Relaxed);
+        let result = match &self.connection.transport {
+            Transport::H2(sender) => sender.send(head, upload).await.map(|(head, body)| (head, RecvBody::H2(body))),
+            #[cfg(feature = "http1")]
+            Transport::H1(pool) => pool.send(head, upload).await.map(|(head, body)| (head, RecvBody::H1(body))),
+        };
+        if let Err(SendFailure::Unsent(_)) = result {
+            // Its driver will notice, too; but the next pick comes before the driver's next turn.
+            self.connection.gate.close();
+        }
+        result
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connection.gate.leave();
+    }
+}
+
+// === Failures ===
+
+/// What became of an attempt that got no response headers. Nothing outside this room looks at an h2 error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SendFailure {
+    /// No byte of it was written: it may be sent again, any number of times.
+    Unsent(String),
+    /// The server says that it did not look at it: REFUSED_STREAM.
+    Refused,
+    /// The server said GOAWAY and will not look at it: its stream id is above the last one.
+    GoneAway,
+    /// The server reset the stream, with this HTTP/2 error code.
+    Reset(u32),
+    /// The connection broke after the request was (perhaps) sent.
+    Io(String),
+    /// The caller's own request body failed.
+    RequestBody(String),
+    /// The request cannot be sent at all (a header that HTTP/2 forbids, ...).
+    Invalid(String),
+}
+
+/// How a response ended early, after its headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RecvFailure {
+    /// The server reset the stream, with this HTTP/2 error code.
+    Reset(u32),
+    /// The connection broke.
+    Io(String),
+}
+
+/// What a connection tells the cluster worker.
+#[derive(Debug)]
+pub(crate) enum ConnectionEvent {
+    /// It may be picked.
+    Ready(Arc<Connection>),
+    /// It could not be made.
+    Failed(String),
+    /// It was READY and takes no more calls (GOAWAY, closed, keepalive failed).
+    Closed(String),
+}
+
+// === RecvBody ===
+
+/// The response as it arrives, whichever protocol carries it.
+#[derive(Debug)]
+pub(crate) enum RecvBody {
+    H2(h2::RecvBody),
+    #[cfg(feature = "http1")]
+    H1(h1::RecvBody),
+}
+
+impl RecvBody {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RecvFailure>>> {
+        match self {
+            Self::H2(body) => body.poll_frame(cx),
+            #[cfg(feature = "http1")]
+            Self::H1(body) => body.poll_frame(cx),
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::H2(body) => body.is_end_stream(),
+            #[cfg(feature = "http1")]
+            Self::H1(body) => body.is_end_stream(),
+        }
+    }
+
+    pub(crate) fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::H2(_) => http_body::SizeHint::default(),
+            #[cfg(feature = "http1")]
+            Self::H1(body) => body.size_hint(),
+        }
+    }
+}

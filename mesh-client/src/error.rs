@@ -1,0 +1,270 @@
+//! Why a call failed, and the one place that says so in gRPC's or HTTP's own words.
+//!
+//! Below this file failures are causes; only here do they become a gRPC status (trailers-only) or an HTTP status code.
+//! Every text names the xDS node and, where there is one, the resource. Nothing here decides about retries.
+
+use crate::{call::ResponseBody, endpoint::SendFailure};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use mesh_xds::resource::ClusterName;
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+/// A call that this library failed, with its cause.
+///
+/// gRPC calls see it as a status, UNAVAILABLE if nothing else is said below; other HTTP calls as a response 503 or 504
+/// that carries the `MeshError` as an extension, or as the error of a response body that ended early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshError {
+    cause: Cause,
+    node: Arc<str>,
+}
+
+/// What went wrong. `Display` is a sentence without the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The control plane gave no usable configuration for the target; says why.
+    NoConfig(Arc<str>),
+    /// No configuration arrived in time and nothing failed either; says what is missing.
+    ConfigTimeout {
+        /// What has not arrived.
+        missing: Arc<str>,
+        /// How long the call waited.
+        waited: Duration,
+    },
+    /// No virtual host of the route configuration has a domain for the target.
+    NoVirtualHost {
+        /// Name of the route configuration.
+        routes: String,
+        /// The authority that matched no domain.
+        authority: String,
+    },
+    /// No route of the virtual host matches the request.
+    NoRoute {
+        /// Name of the virtual host.
+        virtual_host: String,
+    },
+    /// The matching route does something other than forwarding.
+    UnsupportedAction {
+        /// Name of the route.
+        route: String,
+        /// The `Route.action` field.
+        action: &'static str,
+    },
+    /// The cluster is missing, invalid, or cannot be used.
+    Cluster {
+        /// Its name.
+        cluster: ClusterName,
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// `drop_overloads` says so (A27). Never retried.
+    Dropped {
+        /// The cluster.
+        cluster: ClusterName,
+        /// Which drop category.
+        category: Arc<str>,
+    },
+    /// As many calls as are allowed already wait for a connection.
+    TooManyPending {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The limit.
+        max: usize,
+    },
+    /// The connection broke, was closed, or the server refused the stream.
+    Connection {
+        /// The endpoint.
+        peer: SocketAddr,
+        /// What happened.
+        reason: String,
+    },
+    /// The server reset the stream.
+    Reset {
+        /// The endpoint.
+        peer: SocketAddr,
+        /// The HTTP/2 error code.
+        code: u32,
+    },
+    /// The deadline passed: DEADLINE_EXCEEDED, or 504.
+    DeadlineExceeded {
+        /// From the start of the call.
+        after: Duration,
+    },
+    /// The caller's request body failed: CANCELLED.
+    RequestBody(String),
+    /// The request cannot be sent as it is: INTERNAL, or 400.
+    InvalidRequest(String),
+    /// `Mesh::shutdown` was called.
+    ShuttingDown,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoConfig(reason) => f.write_str(reason),
+            Self::ConfigTimeout { missing, waited } => write!(f, "no configuration after {waited:?}: {missing}"),
+            Self::NoVirtualHost { routes, authority } => {
+                write!(f, "RouteConfiguration {routes:?} has no virtual host for {authority:?}")
+            }
+            Self::NoRoute { virtual_host } => write!(f, "virtual host {virtual_host:?} has no route for the request"),
+            Self::UnsupportedAction { route, action } => write!(f, "route {route:?}: action {action} is not supported"),
+            Self::Cluster { cluster, reason } => write!(f, "cluster {cluster:?}: {reason}", cluster = cluster.as_str()),
+            Self::Dropped { cluster, category } => {
+                write!(f, "cluster {:?}: dropped by category {category:?}", cluster.as_str())
+            }
+            Self::TooManyPending { cluster, max } => {
+                write!(f, "cluster {:?}: {max} calls already wait for a connection", cluster.as_str())
+            }
+            Self::Connection { peer, reason } => write!(f, "endpoint {peer}: {reason}"),
+            Self::Reset { peer, code } => write!(f, "endpoint {peer}: stream reset with HTTP/2 error code {code}"),
+            Self::DeadlineExceeded { after } => write!(f, "deadline exceeded after {after:?}"),
+            Self::RequestBody(reason) => write!(f, "request body failed: {reason}"),
+            Self::InvalidRequest(reason) => write!(f, "request cannot be sent: {reason}"),
+            Self::ShuttingDown => f.write_str("the mesh is shutting down"),
+        }
+    }
+}
+
+impl MeshError {
+    pub(crate) fn new(cause: Cause, node: Arc<str>) -> Self {
+        Self { cause, node }
+    }
+
+    /// What went wrong.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The xDS node that this client is.
+    pub fn node_id(&self) -> &str {
+        &self.node
+    }
+
+    /// The gRPC status code that stands for the cause.
+    pub fn grpc_code(&self) -> u8 {
+        match &self.cause {
+            Cause::DeadlineExceeded { .. } => grpc::DEADLINE_EXCEEDED,
+            Cause::RequestBody(_) => grpc::CANCELLED,
+            Cause::InvalidRequest(_) => grpc::INTERNAL,
+            Cause::Reset { code, .. } => grpc::from_reset(*code),
+            _ => grpc::UNAVAILABLE,
+        }
+    }
+
+    /// The HTTP status code that stands for the cause.
+    pub fn http_status(&self) -> StatusCode {
+        match &self.cause {
+            Cause::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Cause::InvalidRequest(_) | Cause::RequestBody(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The whole response that the caller gets instead of a backend's.
+    pub(crate) fn into_response(self, form: ReplyForm) -> http::Response<ResponseBody> {
+        let mut response = match form {
+            ReplyForm::Grpc => {
+                let mut response = http::Response::new(ResponseBody::empty());
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                self.write_status(headers);
+                response
+            }
+            ReplyForm::Http => {
+                let mut response = http::Response::new(ResponseBody::local(Bytes::from(self.to_string())));
+                *response.status_mut() = self.http_status();
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+                response
+            }
+        };
+        response.extensions_mut().insert(self);
+        response
+    }
+
+    /// The status as final trailers, for a response that had begun.
+    pub(crate) fn into_trailers(self) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(2);
+        self.write_status(&mut trailers);
+        trailers
+    }
+
+    fn write_status(&self, headers: &mut HeaderMap) {
+        headers.insert("grpc-status", HeaderValue::from(u16::from(self.grpc_code())));
+        if let Ok(message) = HeaderValue::try_from(grpc::percent_encode(&self.to_string())) {
+            headers.insert("grpc-message", message);
+        }
+    }
+}
+
+impl fmt::Display for MeshError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (xDS node {:?})", self.cause, self.node)
+    }
+}
+
+impl std::error::Error for MeshError {}
+
+/// In whose words a caller is told of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplyForm {
+    /// Trailers-only, `grpc-status` and `grpc-message`.
+    Grpc,
+    /// A status code and a text.
+    Http,
+}
+
+impl Cause {
+    /// The end of an attempt that will not be repeated.
+    pub(crate) fn from_send(failure: SendFailure, peer: SocketAddr) -> Self {
+        match failure {
+            SendFailure::Unsent(reason) | SendFailure::Io(reason) => Self::Connection { peer, reason },
+            SendFailure::Refused => Self::Connection { peer, reason: "stream refused".to_owned() },
+            SendFailure::GoneAway => Self::Connection { peer, reason: "connection is going away".to_owned() },
+            SendFailure::Reset(code) => Self::Reset { peer, code },
+            SendFailure::RequestBody(reason) => Self::RequestBody(reason),
+            SendFailure::Invalid(reason) => Self::InvalidRequest(reason),
+        }
+    }
+}
+
+/// gRPC's numbers.
+mod grpc {
+    pub(super) const CANCELLED: u8 = 1;
+    pub(super) const DEADLINE_EXCEEDED: u8 = 4;
+    pub(super) const PERMISSION_DENIED: u8 = 7;
+    pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
+    pub(super) const INTERNAL: u8 = 13;
+    pub(super) const UNAVAILABLE: u8 = 14;
+
+    /// "HTTP2 Code → GRPC Code" (gRPC over HTTP/2, "Errors").
+    pub(super) fn from_reset(code: u32) -> u8 {
+        match code {
+            0x7 => UNAVAILABLE,
+            0x8 => CANCELLED,
+            0xb => RESOURCE_EXHAUSTED,
+            0xc => PERMISSION_DENIED,
+            _ => INTERNAL,
+        }
+    }
+
+    /// `Status-Message` is percent-encoded: "%x20-%x24 / %x26-%x7E" stay as they are (gRPC over HTTP/2).
+    pub(super) fn percent_encode(text: &str) -> String {
+        let mut encoded = String::with_capacity(text.len());
+        for byte in text.bytes() {
+            match byte {
+                b'%' | 0..0x20 | 0x7f.. => encoded.push_str(&format!("%{byte:02X}")),
+                _ => encoded.push(char::from(byte)),
+            }
+        }
+        encoded
+    }
+
+    #[cfg(test)]
+    mod tests {
+        #[test]
+        fn messages_are_percent_encoded() {
+            assert_eq!(super::percent_encode("50% é\n"), "50%25 %C3%A9%0A");
+        }
+    }
+}

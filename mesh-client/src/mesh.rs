@@ -1,0 +1,258 @@
+//! The process-wide handle: one xDS client, the clusters that channels share, and an orderly end.
+//!
+//! It does NOT carry calls: [`MeshChannel`] does.
+
+use crate::{
+    apply::{self, Table},
+    builder::{ChannelBuilder, MeshBuilder},
+    channel::{CallOptions, Inner, MeshChannel, Shared},
+    cluster::{Cluster, ClusterOptions, Update},
+    endpoint::DialOptions,
+    http_client::HttpClient,
+    status::MeshStatus,
+    task,
+};
+use mesh_xds::{Bootstrap, BootstrapError, TargetName, XdsClient, resource::ClusterName};
+use rustc_hash::FxHashMap;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::{runtime::Handle, task::AbortHandle, time::timeout};
+use tokio_util::task::TaskTracker;
+
+/// A process's membership in a service mesh.
+///
+/// Cheap to clone. Meshes with the same bootstrap share one ADS stream, however many there are; channels of one mesh
+/// share clusters and connections.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let mesh = mesh_client::Mesh::from_env().await?;
+/// let channel = mesh.channel("xds:///greeter.prod:8080")?;
+/// // let mut rpc = GreeterClient::new(channel);   // tonic's generated client, unchanged
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Mesh {
+    inner: Arc<MeshInner>,
+}
+
+pub(crate) struct MeshInner {
+    xds: XdsClient,
+    bootstrap: Arc<Bootstrap>,
+    runtime: Handle,
+    clusters: Mutex<FxHashMap<ClusterKey, Weak<Cluster>>>,
+    channels: Mutex<Vec<Weak<Inner>>>,
+    connections: TaskTracker,
+    /// Whatever else must live as long as the mesh: an embedded control plane.
+    _keeps: Option<Box<dyn Send + Sync>>,
+}
+
+/// Clusters are shared by channels that would run them in the same way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ClusterKey {
+    name: ClusterName,
+    settings: Arc<ClusterSettings>,
+}
+
+/// What a channel's builder says about the clusters behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ClusterSettings {
+    pub(crate) dial: DialOptions,
+    pub(crate) max_pending: usize,
+}
+
+/// Why a channel could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// Not of the form `xds:///name`.
+    #[error("target {0:?}: expected xds:///name")]
+    Scheme(String),
+    /// `xds://authority/name` with an authority: federation is not supported by this version.
+    #[error("target {0:?}: authorities are not supported by this version")]
+    Authority(String),
+    /// The authority of the builder is not one.
+    #[error("authority {0:?} is not valid")]
+    InvalidAuthority(String),
+    /// The mesh was shut down.
+    #[error("the mesh is shutting down")]
+    ShuttingDown,
+}
+
+impl Mesh {
+    /// Joins the mesh that `GRPC_XDS_BOOTSTRAP` (a file) or else `GRPC_XDS_BOOTSTRAP_CONFIG` (its text) names.
+    ///
+    /// # Errors
+    /// When neither is set, when the file does not appear in time, or when the bootstrap is malformed.
+    ///
+    /// # Panics
+    /// When called outside a tokio runtime.
+    pub async fn from_env() -> Result<Self, BootstrapError> {
+        Ok(Self::builder(Bootstrap::from_env().await?).build())
+    }
+
+    /// A mesh with settings of its own.
+    pub fn builder(bootstrap: Bootstrap) -> MeshBuilder {
+        MeshBuilder::new(bootstrap)
+    }
+
+    pub(crate) fn start(bootstrap: Bootstrap, runtime: Handle, keeps: Option<Box<dyn Send + Sync>>) -> Self {
+        let bootstrap = Arc::new(bootstrap);
+        Self {
+            inner: Arc::new(MeshInner {
+                xds: XdsClient::connect(Arc::clone(&bootstrap)),
+                bootstrap,
+                runtime,
+                clusters: Mutex::default(),
+                channels: Mutex::default(),
+                connections: TaskTracker::new(),
+                _keeps: keeps,
+            }),
+        }
+    }
+
+    /// A channel to `xds:///name`, with default settings.
+    ///
+    /// Nothing is waited for: the first call waits for the configuration, or [`MeshChannel::ready`] does.
+    ///
+    /// # Errors
+    /// When the target is not of that form.
+    pub fn channel(&self, target: &str) -> Result<MeshChannel, TargetError> {
+        self.channel_builder(target).build()
+    }
+
+    /// A channel with settings of its own; named as tonic's `Endpoint` names them where it has them.
+    pub fn channel_builder(&self, target: &str) -> ChannelBuilder {
+        ChannelBuilder::new(self.clone(), target.to_owned())
+    }
+
+    /// A client for many hosts, as hyper-util's: the request's `host:port` is the target.
+    pub fn http_client(&self) -> HttpClient {
+        HttpClient::new(self.clone())
+    }
+
+    /// The xDS node that this process is.
+    pub fn node_id(&self) -> &str {
+        self.inner.xds.node_id()
+    }
+
+    /// What was received and what is applied, with versions, errors and ignored fields.
+    pub fn status(&self) -> MeshStatus {
+        MeshStatus::of(&self.inner.xds, &self.live_channels())
+    }
+
+    /// Ends the mesh: new calls fail, calls in flight may finish until `deadline` from now, connections close.
+    ///
+    /// Returns whether everything had finished by then.
+    pub async fn shutdown(&self, deadline: Duration) -> bool {
+        for channel in self.live_channels() {
+            channel.shut_down();
+        }
+        self.inner.connections.close();
+        timeout(deadline, self.inner.connections.wait()).await.is_ok()
+    }
+
+    fn live_channels(&self) -> Vec<Arc<Inner>> {
+        lock(&self.inner.channels).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn open(
+        &self,
+        name: &str,
+        options: CallOptions,
+        settings: ClusterSettings,
+    ) -> Result<MeshChannel, TargetError> {
+        if self.inner.connections.is_closed() {
+            return Err(TargetError::ShuttingDown);
+        }
+        let target = TargetName::new(self.inner.bootstrap.listener_name(name), name);
+        let watch = self.inner.xds.watch(target.clone());
+        let shared = Arc::new(Shared::new());
+        let clusters = Clusters { mesh: Arc::clone(&self.inner), settings: Arc::new(settings) };
+        let follow = {
+            let (shared, xds) = (Arc::clone(&shared), self.inner.xds.clone());
+            move || apply::run(xds.watch(target.clone()), Arc::clone(&shared), clusters.clone())
+        };
+        let apply = task::spawn_supervised(&self.inner.runtime, "apply", follow).abort_handle();
+        let connected = Connected { apply, _mesh: self.clone() };
+        let node = self.inner.xds.node_id().into();
+        let inner = Arc::new(Inner::new(name.into(), shared, options, node, watch, connected));
+        let mut channels = lock(&self.inner.channels);
+        channels.retain(|channel| channel.strong_count() > 0);
+        channels.push(Arc::downgrade(&inner));
+        drop(channels);
+        Ok(MeshChannel::new(inner))
+    }
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh").field("node_id", &self.node_id()).finish_non_exhaustive()
+    }
+}
+
+/// A channel's hold on its mesh: dropping it ends the channel's apply task.
+pub(crate) struct Connected {
+    apply: AbortHandle,
+    _mesh: Mesh,
+}
+
+impl Connected {
+    pub(crate) fn end(&self) {
+        self.apply.abort();
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Inner {
+    fn shut_down(&self) {
+        self.connected().end();
+        self.shared.publish(Table::ShutDown);
+    }
+}
+
+// === Clusters ===
+
+/// The registry of running clusters, as one channel uses it.
+#[derive(Clone)]
+pub(crate) struct Clusters {
+    mesh: Arc<MeshInner>,
+    settings: Arc<ClusterSettings>,
+}
+
+impl Clusters {
+    /// The cluster of that name: the one that another channel runs already, or a new one.
+    pub(crate) fn obtain(&self, update: &Update) -> Arc<Cluster> {
+        let key = ClusterKey { name: update.config.name.clone(), settings: Arc::clone(&self.settings) };
+        let mut clusters = lock(&self.mesh.clusters);
+        if let Some(cluster) = clusters.get(&key).and_then(Weak::upgrade) {
+            return cluster;
+        }
+        if clusters.len() == clusters.capacity() {
+            // About to grow: first forget what is gone.
+            clusters.retain(|_, cluster| cluster.strong_count() > 0);
+        }
+        let options = ClusterOptions {
+            dial: Arc::new(self.settings.dial.clone()),
+            max_pending: self.settings.max_pending,
+            runtime: self.mesh.runtime.clone(),
+            connections: self.mesh.connections.clone(),
+        };
+        let cluster = Arc::new(Cluster::new(update.clone(), options));
+        clusters.insert(key, Arc::downgrade(&cluster));
+        cluster
+    }
+}
+
+/// Locks are held for a few instructions and never across a panic of ours; one that is poisoned is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

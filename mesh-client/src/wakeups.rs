@@ -1,0 +1,63 @@
+//! How callers that wait for something to change are woken, without missing a change.
+//!
+//! A waiter registers first and looks second; a publisher publishes first and wakes second. It holds no data.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How callers that wait for a connection of a cluster are woken: a version that is read before the picker.
+#[derive(Debug, Default)]
+pub(crate) struct Wakeups {
+    notify: tokio::sync::Notify,
+    waiting: AtomicUsize,
+}
+
+impl Wakeups {
+    /// A future that completes at the next wake-up after this call.
+    pub(crate) async fn wait_unless<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
+        // `waiting` is raised before `ready` looks, so that a slot released in between sees a waiter.
+        let _waiting = Waiting::new(self);
+        loop {
+            let notified = self.notify.notified();
+            let mut notified = std::pin::pin!(notified);
+            notified.as_mut().enable();
+            if let Some(value) = ready() {
+                return value;
+            }
+            notified.await;
+        }
+    }
+
+    /// Wakes every waiter: a new picker.
+    pub(crate) fn all(&self) {
+        self.notify.notify_waiters();
+    }
+
+    /// Wakes one waiter, if any: a free stream.
+    pub(crate) fn one(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.notify.notify_one();
+        }
+    }
+
+    /// How many callers wait now.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+struct Waiting<'a>(&'a Wakeups);
+
+impl<'a> Waiting<'a> {
+    fn new(wakeups: &'a Wakeups) -> Self {
+        wakeups.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(wakeups)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        // A wake-up meant for one waiter may have reached this one while it was given up: hand it on.
+        self.0.one();
+    }
+}
