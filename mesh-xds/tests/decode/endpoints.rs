@@ -1,0 +1,119 @@
+//! Endpoints, localities and drops.
+
+use super::{received, reports};
+use mesh_xds::resource::{ClusterLoadAssignment, Health, Kind, Resource};
+use std::sync::Arc;
+
+fn assignment(yaml: &str) -> (Arc<ClusterLoadAssignment>, Vec<String>) {
+    let received = received(Kind::Endpoints, yaml);
+    let reports = reports(&received);
+    match received.value {
+        Ok(Resource::Endpoints(endpoints)) => (endpoints, reports),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One locality with these endpoints, written as flow mappings.
+fn locality(endpoints: &str) -> (Arc<ClusterLoadAssignment>, Vec<String>) {
+    assignment(&format!("endpoints: [{{locality: {{}}, load_balancing_weight: 1, lb_endpoints: [{endpoints}]}}]"))
+}
+
+fn at(address: &str) -> String {
+    format!("{{endpoint: {{address: {address}}}}}")
+}
+
+#[test]
+fn an_address_out_of_reach_costs_only_its_endpoint() {
+    let endpoints = [
+        at("{pipe: {path: /x}}"),
+        at("{envoy_internal_address: {server_listener_name: l}}"),
+        at("{socket_address: {address: 127.0.0.1, port_value: 0}}"),
+        at("{socket_address: {protocol: UDP, address: 127.0.0.1, port_value: 53}}"),
+        "{endpoint_name: n}".to_owned(),
+        at("{socket_address: {address: '::1', port_value: 80}}"),
+    ];
+    let (assignment, reports) = locality(&endpoints.join(", "));
+    let addresses: Vec<_> = assignment.endpoints().map(|endpoint| endpoint.addresses.first.to_string()).collect();
+    assert_eq!(addresses, ["[::1]:80"]);
+    assert_eq!(reports.len(), 5, "{reports:#?}");
+    assert_eq!(
+        reports[0],
+        "endpoints[0].lb_endpoints[0].endpoint.address: Unix socket addresses are not supported: endpoint skipped"
+    );
+}
+
+#[test]
+fn health_is_read_and_an_unknown_value_gets_no_traffic() {
+    let states = ["UNKNOWN", "HEALTHY", "UNHEALTHY", "DRAINING", "TIMEOUT", "DEGRADED", "77"];
+    let endpoints: Vec<_> = (1..)
+        .zip(states)
+        .map(|(port, state)| {
+            let address = format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+            format!("{{health_status: {state}, endpoint: {{address: {address}}}}}")
+        })
+        .collect();
+    let (assignment, reports) = locality(&endpoints.join(", "));
+    let health: Vec<_> = assignment.endpoints().map(|endpoint| endpoint.health).collect();
+    use Health::{Degraded, Draining, Healthy, Timeout, Unhealthy, Unknown};
+    assert_eq!(health, [Unknown, Healthy, Unhealthy, Draining, Timeout, Degraded, Unhealthy]);
+    assert_eq!(reports.len(), 1);
+}
+
+#[test]
+fn weights_addresses_and_names_are_kept_in_order() {
+    let (assignment, _) = locality(
+        "{load_balancing_weight: 7, endpoint: {hostname: h, address: {socket_address: {address: 10.0.0.1, port_value: 1}}, \
+         additional_addresses: [{address: {socket_address: {address: '::1', port_value: 2}}}, \
+         {address: {socket_address: {address: 10.0.0.1, port_value: 3}}}]}}, \
+         {endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 1}}}}",
+    );
+    let endpoints: Vec<_> = assignment.endpoints().collect();
+    let addresses: Vec<_> = endpoints[0].addresses.iter().map(|address| address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.1:1", "[::1]:2", "10.0.0.1:3"]);
+    assert_eq!((endpoints[0].weight, endpoints[0].hostname.as_deref()), (7, Some("h")));
+    assert_eq!((endpoints[1].weight, endpoints[1].hostname.as_deref()), (1, None));
+}
+
+#[test]
+fn localities_of_weight_zero_vanish_and_the_others_are_grouped_by_priority() {
+    let (assignment, _) = assignment(
+        "endpoints: [{locality: {region: b}, load_balancing_weight: 2, priority: 1}, {locality: {region: none}}, \
+         {locality: {region: a, zone: z, sub_zone: s}, load_balancing_weight: 1}, \
+         {locality: {region: zero}, load_balancing_weight: 0, priority: 9}]",
+    );
+    let ids: Vec<Vec<_>> = assignment
+        .priorities
+        .iter()
+        .map(|localities| localities.iter().map(|locality| locality.id.to_string()).collect())
+        .collect();
+    assert_eq!(ids, [["a/z/s"], ["b//"]]);
+}
+
+#[test]
+fn no_endpoints_at_all_is_valid() {
+    let (assignment, _) = assignment("");
+    assert!(assignment.priorities.is_empty());
+}
+
+#[test]
+fn drops_keep_their_order_and_never_exceed_all_calls() {
+    let (assignment, _) = assignment(
+        "policy: {drop_overloads: [{category: b, drop_percentage: {numerator: 1000000, denominator: MILLION}}, \
+         {category: a, drop_percentage: {numerator: 4000000, denominator: HUNDRED}}, {category: none}]}",
+    );
+    let drops: Vec<_> = assignment.drops.iter().map(|drop| (&*drop.category, drop.rate.get())).collect();
+    assert_eq!(drops, [("b", 1_000_000), ("a", 1_000_000), ("none", 0)]);
+}
+
+#[test]
+fn endpoints_that_come_by_another_way_are_none_yet() {
+    let (assignment, reports) = assignment(
+        "endpoints: [{locality: {}, load_balancing_weight: 1, lb_endpoints: [{}], \
+         leds_cluster_locality_config: {leds_config: {self: {}}, leds_collection_name: c}}]",
+    );
+    assert_eq!(assignment.endpoints().count(), 0);
+    assert_eq!(
+        reports,
+        ["endpoints[0].leds_cluster_locality_config: LEDS is not supported: the locality has no endpoints"]
+    );
+}

@@ -1,0 +1,133 @@
+//! Listeners and their HTTP connection managers.
+
+use super::{context, received, reports};
+use mesh_xds::{
+    control_plane::{
+        proto::{
+            envoy::{
+                config::{
+                    listener::v3::{ApiListener, Listener},
+                    route::v3::RouteConfiguration,
+                },
+                extensions::filters::network::http_connection_manager::v3::{
+                    self as pb, http_connection_manager::RouteSpecifier,
+                },
+            },
+            google::protobuf::Any,
+        },
+        resources::pack,
+    },
+    decode::decode,
+    resource::{
+        HttpConnectionManager, HttpFilter, HttpFilterConfig, Kind, ListenerKind, Received, Resource, RouteSource,
+    },
+};
+use prost::Message;
+use std::time::Duration;
+
+fn api(routes: &str, filters: &str, rest: &str) -> (HttpConnectionManager, Vec<String>) {
+    let manager =
+        "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let received = received(
+        Kind::Listener,
+        &format!(
+            "api_listener: {{api_listener: {{\"@type\": {manager}, {routes}, http_filters: [{filters} {ROUTER}] {rest}}}}}"
+        ),
+    );
+    let reports = reports(&received);
+    match kind(received) {
+        ListenerKind::Api(http) => (http, reports),
+        ListenerKind::Socket => panic!("a socket listener"),
+    }
+}
+
+fn kind(received: Received) -> ListenerKind {
+    match received.value {
+        Ok(Resource::Listener(listener)) => listener.kind.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+const RDS: &str = "rds: {config_source: {self: {}}, route_config_name: routes}";
+const ROUTER: &str =
+    r#"{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#;
+const FAULT: &str = r#""@type": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault"#;
+
+#[test]
+fn a_manager_is_its_routes_its_limit_and_its_filters() {
+    let (http, reports) = api(
+        RDS,
+        &format!("{{name: f, typed_config: {{{FAULT}}}}},"),
+        ", common_http_protocol_options: {max_stream_duration: 0s}",
+    );
+    assert_eq!(http.routes, RouteSource::Rds("routes".to_owned()));
+    // Zero means none and is not the same as unset (A31).
+    assert_eq!(http.max_stream_duration, Some(Duration::ZERO));
+    assert_eq!(http.filters, [HttpFilter { name: "f".to_owned(), config: HttpFilterConfig::Fault }]);
+    assert_eq!(reports, [""; 0]);
+}
+
+#[test]
+fn inline_routes_need_no_name() {
+    let (http, _) = api("route_config: {virtual_hosts: [{name: v, domains: [a]}]}", "", "");
+    let RouteSource::Inline(routes) = http.routes else { panic!("{:?}", http.routes) };
+    assert_eq!((routes.name.as_str(), routes.virtual_hosts.len()), ("", 1));
+}
+
+#[test]
+fn a_fault_that_would_act_is_reported() {
+    let (http, reports) =
+        api(RDS, &format!("{{name: f, typed_config: {{{FAULT}, abort: {{http_status: 503}}}}}},"), "");
+    assert_eq!(http.filters.len(), 1);
+    assert_eq!(
+        reports,
+        ["api_listener.api_listener.http_filters[0].typed_config: fault injection is not supported yet: has no effect"]
+    );
+}
+
+#[test]
+fn an_unknown_optional_filter_is_skipped_and_reported() {
+    let (http, reports) = api(RDS, "{name: f, is_optional: true, config_discovery: {}},", ", access_log: [{name: a}]");
+    assert_eq!(http.filters, []);
+    assert_eq!(
+        reports,
+        [
+            "api_listener.api_listener.access_log: not supported: has no effect",
+            "api_listener.api_listener.http_filters[0]: unknown filter, optional: skipped"
+        ]
+    );
+}
+
+#[test]
+fn a_custom_config_may_come_in_a_typed_struct() {
+    // The descriptors of the loader lack TypedStruct, so this one is put together by hand: field 1 is the type.
+    let name = "x/envoy.extensions.filters.http.fault.v3.HTTPFault";
+    let length = u8::try_from(name.len()).expect("one byte of length");
+    let value = [&[0x0a, length], name.as_bytes()].concat();
+    let filter = |name: &str, type_url: &str, value: Vec<u8>| pb::HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(pb::http_filter::ConfigType::TypedConfig(Any { type_url: type_url.to_owned(), value })),
+        ..Default::default()
+    };
+    let manager = pb::HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration::default())),
+        http_filters: vec![
+            filter("f", "type.googleapis.com/xds.type.v3.TypedStruct", value),
+            filter("r", "x/envoy.extensions.filters.http.router.v3.Router", Vec::new()),
+        ],
+        ..Default::default()
+    };
+    let api_listener = Some(ApiListener { api_listener: Some(pack(manager)) });
+    let listener = Listener { name: "x".to_owned(), api_listener, ..Default::default() };
+    let bytes = listener.encode_to_vec().into();
+    let ListenerKind::Api(http) = kind(decode(Kind::Listener, Kind::Listener.type_url(), &bytes, &context())) else {
+        panic!("a socket listener")
+    };
+    assert_eq!(http.filters, [HttpFilter { name: "f".to_owned(), config: HttpFilterConfig::Fault }]);
+}
+
+#[test]
+fn a_listener_with_an_address_is_for_servers() {
+    let socket = received(Kind::Listener, "address: {socket_address: {address: 0.0.0.0, port_value: 80}}");
+    assert_eq!(kind(socket), ListenerKind::Socket);
+}
