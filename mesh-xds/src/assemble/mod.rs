@@ -20,6 +20,7 @@ use crate::{
     snapshot::Target,
 };
 use cluster::Node;
+pub(crate) use references::Needs;
 use references::References;
 use rustc_hash::FxHashMap;
 use std::{collections::BTreeSet, mem, sync::Arc};
@@ -48,10 +49,8 @@ pub(crate) struct Assembler {
 /// What one turn came to.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    /// What is needed from now on, and was not.
-    pub(crate) watch: Vec<(Kind, Vec<Arc<str>>)>,
-    /// What was needed, and is not any more.
-    pub(crate) unwatch: Vec<(Kind, Vec<Arc<str>>)>,
+    /// What became needed and what stopped being needed, in the order of [`Kind::ALL`].
+    pub(crate) needs: [Needs; 4],
     /// New values for targets.
     pub(crate) publish: Vec<(TargetId, Target)>,
 }
@@ -112,19 +111,8 @@ impl Assembler {
         for id in recheck {
             self.publish(id, &mut settled);
         }
-        for (kind, (watch, unwatch)) in [
-            (Kind::Listener, self.listeners.settle()),
-            (Kind::RouteConfig, self.routes.settle()),
-            (Kind::Cluster, self.clusters.settle()),
-            (Kind::Endpoints, self.endpoints.settle()),
-        ] {
-            if !watch.is_empty() {
-                settled.watch.push((kind, watch));
-            }
-            if !unwatch.is_empty() {
-                settled.unwatch.push((kind, unwatch));
-            }
-        }
+        settled.needs =
+            [self.listeners.settle(), self.routes.settle(), self.clusters.settle(), self.endpoints.settle()];
         settled
     }
 

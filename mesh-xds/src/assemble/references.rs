@@ -11,6 +11,15 @@ use std::{
     sync::Arc,
 };
 
+/// A difference of what is needed.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Needs {
+    /// Needed from now on, and was not.
+    pub(crate) watch: Vec<Arc<str>>,
+    /// Was needed, and is not any more.
+    pub(crate) unwatch: Vec<Arc<str>>,
+}
+
 #[derive(Debug)]
 pub(super) struct References<U> {
     users: FxHashMap<Arc<str>, BTreeSet<U>>,
@@ -53,16 +62,16 @@ impl<U: Clone + Ord> References<U> {
     }
 
     /// What became needed and what stopped being needed since the last time.
-    pub(super) fn settle(&mut self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
-        let (mut watch, mut unwatch) = (Vec::new(), Vec::new());
+    pub(super) fn settle(&mut self) -> Needs {
+        let mut needs = Needs::default();
         for (name, was_used) in mem::take(&mut self.touched) {
             match (was_used, self.is_used(&name)) {
-                (false, true) => watch.push(name),
-                (true, false) => unwatch.push(name),
+                (false, true) => needs.watch.push(name),
+                (true, false) => needs.unwatch.push(name),
                 _ => {}
             }
         }
-        (watch, unwatch)
+        needs
     }
 }
 
@@ -76,13 +85,13 @@ mod tests {
         let mut references = References::default();
         references.add(&name, 1);
         references.add(&name, 2);
-        assert_eq!(references.settle(), (vec![Arc::clone(&name)], vec![]));
+        assert_eq!(references.settle(), Needs { watch: vec![Arc::clone(&name)], unwatch: vec![] });
         references.remove(&name, 1);
-        assert_eq!(references.settle(), (vec![], vec![]), "another user is left");
+        assert_eq!(references.settle(), Needs::default(), "another user is left");
         references.remove(&name, 2);
         references.add(&name, 3);
-        assert_eq!(references.settle(), (vec![], vec![]), "dropped and taken again");
+        assert_eq!(references.settle(), Needs::default(), "dropped and taken again");
         references.remove(&name, 3);
-        assert_eq!(references.settle(), (vec![], vec![name]));
+        assert_eq!(references.settle(), Needs { watch: vec![], unwatch: vec![name] });
     }
 }

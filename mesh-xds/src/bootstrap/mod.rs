@@ -97,6 +97,16 @@ impl Bootstrap {
         self
     }
 
+    /// The preferred server, for people.
+    pub(crate) fn server_name(&self) -> String {
+        self.servers.first().map(|server| server.address.to_string()).unwrap_or_default()
+    }
+
+    /// What the preferred server is known to do.
+    pub(crate) fn features(&self) -> &[Feature] {
+        self.servers.first().map(|server| server.features.as_slice()).unwrap_or_default()
+    }
+
     /// Whether one client can serve both: all but what only names listeners.
     pub(crate) fn is_same_client(&self, other: &Self) -> bool {
         (&self.servers, &self.node, &self.certificate_providers, &self.transport)

@@ -1,41 +1,27 @@
-//! The driver: one synchronous turn per event or command.
+//! The driver: the task that carries events and commands into [`Core`], and requests and targets out of it.
 //!
-//! ```text
-//! event or command ─► protocol, cache ─► assembler.settle() ─► protocol.update() ─► requests
-//!                                              └─► new Targets to their watchers
-//! ```
-//!
-//! It joins the machines and logs; it decides nothing itself. It does NOT await anything inside a turn.
+//! It awaits nothing but its inbox. It knows who watches which target; what a target is made of it does NOT know.
 
-use super::{Shared, TargetName, lock};
+use super::{
+    Shared, TargetName,
+    core::{Core, Input},
+    lock,
+};
 use crate::{
     Bootstrap,
-    ads::{Event, Protocol, Request, Response, StreamTask, Verdict},
-    assemble::{Assembler, TargetId},
-    bootstrap::Feature,
-    cache::{Cache, Change},
+    ads::{Event, Request, StreamTask},
+    assemble::TargetId,
     log::Limiter,
-    resource::{Kind, Received},
     snapshot::Target,
     status::StreamState,
 };
-use rustc_hash::{FxHashMap, FxHashSet};
-use std::{
-    fmt::Write as _,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use rustc_hash::FxHashMap;
+use std::sync::{Arc, Mutex};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
-
-/// A57's does-not-exist timer, and A88's for servers whose timer is transient.
-const DOES_NOT_EXIST: Duration = Duration::from_secs(15);
-const TRANSIENT: Duration = Duration::from_secs(30);
-/// A NACK must fit into a request of any server.
-const LONGEST_NACK: usize = 4096;
 
 /// What handles ask for.
 #[derive(Debug)]
@@ -52,16 +38,15 @@ pub(super) struct Driver {
     bootstrap: Arc<Bootstrap>,
     runtime: Handle,
     shared: Arc<Mutex<Shared>>,
-    protocol: Protocol,
-    assembler: Assembler,
+    core: Core,
     targets: Targets,
-    /// One slot: see [`StreamTask`].
+    /// One slot: the stream reads its next message when this one is being worked on.
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     stream: Option<StreamTask>,
     /// Leads to the stream that is up.
     requests: Option<mpsc::UnboundedSender<Request>>,
-    timeout: Duration,
-    log: Limiter,
+    applied: Limiter,
+    connectivity: Limiter,
 }
 
 /// Who watches what.
@@ -80,36 +65,27 @@ struct Watched {
     watchers: FxHashMap<WatchId, watch::Sender<Target>>,
 }
 
-enum Input {
-    Command(Command),
-    Event(Event),
-    TimerFired,
-}
-
 impl Driver {
     pub(super) fn new(bootstrap: Arc<Bootstrap>, shared: Arc<Mutex<Shared>>, runtime: Handle) -> Self {
-        let features = bootstrap.servers.first().map(|server| server.features.as_slice()).unwrap_or_default();
-        let transient = features.contains(&Feature::ResourceTimerIsTransient);
-        let timeout = if transient { TRANSIENT } else { DOES_NOT_EXIST };
+        let core = Core::new(bootstrap.features());
         Self {
             bootstrap,
             runtime,
             shared,
-            protocol: Protocol::new(timeout),
-            assembler: Assembler::default(),
+            core,
             targets: Targets::default(),
             events: mpsc::channel(1),
             stream: None,
             requests: None,
-            timeout,
-            log: Limiter::default(),
+            applied: Limiter::default(),
+            connectivity: Limiter::default(),
         }
     }
 
     /// Runs until the last handle is dropped.
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
-            let deadline = self.protocol.next_deadline();
+            let deadline = self.core.next_deadline();
             let timer = async move {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
@@ -119,57 +95,29 @@ impl Driver {
             // Not biased: neither a busy server nor a busy user may starve the other.
             let input = tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => Input::Command(command),
+                    Some(Command::Watch { id, target, sender }) => self.watch(id, target, sender),
+                    Some(Command::Unwatch { id }) => self.unwatch(id),
                     None => return,
                 },
-                Some(event) = self.events.1.recv() => Input::Event(event),
-                () = timer => Input::TimerFired,
+                Some(event) = self.events.1.recv() => self.event(event, Instant::now()),
+                () = timer => Some(Input::TimerFired),
             };
-            self.turn(input, Instant::now());
+            if let Some(input) = input {
+                self.turn(input, Instant::now());
+            }
         }
     }
 
     fn turn(&mut self, input: Input, now: Instant) {
-        let shared = Arc::clone(&self.shared);
-        let mut shared = lock(&shared);
-        match input {
-            Input::Command(Command::Watch { id, target, sender }) => self.watch(id, target, sender),
-            Input::Command(Command::Unwatch { id }) => self.unwatch(id),
-            Input::Event(event) => self.event(event, &mut shared, now),
-            Input::TimerFired => {
-                for (kind, name) in self.protocol.expire(now) {
-                    let change = shared.cache.timed_out(kind, &name, self.timeout);
-                    self.changed(kind, &name, change, now);
-                }
-            }
-        }
-        let settled = self.assembler.settle(&shared.cache);
-        for (kind, names) in &settled.watch {
-            for name in names {
-                shared.cache.requested(*kind, name);
-            }
-        }
-        for kind in Kind::ALL {
-            let of_kind = |all: &[(Kind, Vec<Arc<str>>)]| {
-                all.iter().find(|(of, _)| *of == kind).map(|(_, names)| names.clone()).unwrap_or_default()
-            };
-            for name in self.protocol.update(kind, &of_kind(&settled.watch), &of_kind(&settled.unwatch)) {
-                shared.cache.forget(kind, &name);
-            }
-        }
-        drop(shared);
-        for (id, target) in settled.publish {
+        let published = self.core.turn(&mut lock(&self.shared).cache, input, now);
+        for (id, target) in published {
             self.publish(id, target, now);
         }
-        self.send();
-    }
-
-    fn send(&mut self) {
-        if self.stream.is_none() && self.protocol.has_subscriptions() {
+        if self.stream.is_none() && self.core.has_subscriptions() {
             let (events, seed) = (self.events.0.clone(), fastrand::u64(..));
             self.stream = Some(StreamTask::spawn(&self.runtime, Arc::clone(&self.bootstrap), 0, events, seed));
         }
-        for request in self.protocol.take_requests() {
+        for request in self.core.take_requests() {
             if let Some(requests) = &self.requests {
                 // A stream that has just ended does not take it; its end is on the way to us.
                 let _ = requests.send(request);
@@ -179,38 +127,46 @@ impl Driver {
 
     // === Watches ===
 
-    fn watch(&mut self, id: WatchId, name: TargetName, sender: watch::Sender<Target>) {
-        let target = *self.targets.by_name.entry(name.clone()).or_insert_with(|| {
+    /// The first watch of a target is news; later ones get what there is.
+    fn watch(&mut self, id: WatchId, name: TargetName, sender: watch::Sender<Target>) -> Option<Input> {
+        let known = self.targets.by_name.get(&name).copied();
+        let target = known.unwrap_or_else(|| {
             self.targets.next += 1;
-            let target = TargetId(self.targets.next);
-            self.assembler.add(target, Arc::clone(&name.listener), Arc::clone(&name.authority));
-            target
+            TargetId(self.targets.next)
         });
-        let watched = self.targets.entries.entry(target);
-        let watched = watched.or_insert_with(|| Watched { name, current: None, watchers: FxHashMap::default() });
+        let watched = self.targets.entries.entry(target).or_insert_with(|| Watched {
+            name: name.clone(),
+            current: None,
+            watchers: FxHashMap::default(),
+        });
         if let Some(current) = &watched.current {
             sender.send_replace(current.clone());
         }
         watched.watchers.insert(id, sender);
         self.targets.by_watch.insert(id, target);
+        if known.is_some() {
+            return None;
+        }
+        self.targets.by_name.insert(name.clone(), target);
+        Some(Input::Added(target, name))
     }
 
-    fn unwatch(&mut self, id: WatchId) {
-        let Some(target) = self.targets.by_watch.remove(&id) else { return };
-        let Some(watched) = self.targets.entries.get_mut(&target) else { return };
+    fn unwatch(&mut self, id: WatchId) -> Option<Input> {
+        let target = self.targets.by_watch.remove(&id)?;
+        let watched = self.targets.entries.get_mut(&target)?;
         watched.watchers.remove(&id);
-        if watched.watchers.is_empty()
-            && let Some(watched) = self.targets.entries.remove(&target)
-        {
-            self.targets.by_name.remove(&watched.name);
-            self.assembler.remove(target);
+        if !watched.watchers.is_empty() {
+            return None;
         }
+        let watched = self.targets.entries.remove(&target)?;
+        self.targets.by_name.remove(&watched.name);
+        Some(Input::Removed(target))
     }
 
     fn publish(&mut self, id: TargetId, target: Target, now: Instant) {
         let Some(watched) = self.targets.entries.get_mut(&id) else { return };
         let listener = &watched.name.listener;
-        if let Some(suppressed) = self.log.permit(now) {
+        if let Some(suppressed) = self.applied.permit(now) {
             match &target {
                 Target::Ready(snapshot) => tracing::info!(
                     %listener,
@@ -220,7 +176,9 @@ impl Driver {
                     "xDS configuration complete"
                 ),
                 Target::Failed(error) => tracing::warn!(%listener, %error, suppressed, "xDS configuration unusable"),
-                Target::Pending { missing } => tracing::debug!(%listener, %missing, suppressed, "xDS configuration"),
+                Target::Pending { missing } => {
+                    tracing::debug!(%listener, %missing, suppressed, "xDS configuration pending");
+                }
             }
         }
         for sender in watched.watchers.values() {
@@ -231,146 +189,41 @@ impl Driver {
 
     // === The stream ===
 
-    fn event(&mut self, event: Event, shared: &mut Shared, now: Instant) {
+    fn event(&mut self, event: Event, now: Instant) -> Option<Input> {
+        let mut shared = lock(&self.shared);
         match event {
             Event::Connecting => {
                 if !matches!(shared.stream, StreamState::Unreachable { .. }) {
                     shared.stream = StreamState::Connecting;
                 }
+                None
             }
             Event::Connected(requests) => {
-                tracing::info!(server = %self.server(), "ADS stream up");
+                if let Some(suppressed) = self.connectivity.permit(now) {
+                    tracing::info!(server = %self.bootstrap.server_name(), suppressed, "ADS stream up");
+                }
                 shared.stream = StreamState::Connected;
                 self.requests = Some(requests);
-                self.protocol.connected();
+                Some(Input::Connected)
             }
-            Event::Sent { kind, serial } => self.protocol.sent(kind, serial, now),
-            Event::Response(response) => self.response(response, &mut shared.cache, now),
-            Event::Disconnected { cause } => self.disconnected(cause, shared),
-        }
-    }
-
-    fn disconnected(&mut self, cause: Option<String>, shared: &mut Shared) {
-        self.requests = None;
-        for (kind, name) in self.protocol.disconnected() {
-            shared.cache.forget(kind, &name);
-        }
-        let Some(cause) = cause else {
-            // "Stream ended after >= 1 response = not an error, no watcher call" - A57.
-            tracing::info!(server = %self.server(), "ADS stream ended by the server");
-            shared.stream = StreamState::Connecting;
-            return;
-        };
-        let text = format!("the xDS control plane {} cannot be reached: {cause}", self.server());
-        if shared.cache.unreachable(&text) {
-            tracing::warn!(server = %self.server(), cause, "ADS stream down");
-            self.assembler.all_changed();
-        }
-        shared.stream = StreamState::Unreachable { cause };
-    }
-
-    fn response(&mut self, response: Response, cache: &mut Cache, now: Instant) {
-        let Response { kind, version, nonce, resources, errors } = response;
-        if !self.protocol.asked(kind) {
-            // "Response with a type URL never requested: neither ACK nor NACK" - grpc-go.
-            return;
-        }
-        if cache.reachable() {
-            self.assembler.all_changed();
-        }
-        let mut present = FxHashSet::default();
-        let mut complaints = Complaints::default();
-        for received in resources {
-            let Received { name: Some(name), .. } = &received else {
-                // "a resource that cannot be decoded has no name, .. and affects no watcher" - A46.
-                complaints.nameless(kind, &received);
-                continue;
-            };
-            if !self.protocol.is_subscribed(kind, name) {
-                continue;
-            }
-            let name = name.clone();
-            complaints.add(kind, &name, &received);
-            self.protocol.answered(kind, &name);
-            let change = cache.received(kind, &name, received, &version);
-            self.changed(kind, &name, change, now);
-            present.insert(name);
-        }
-        for error in errors {
-            if !self.protocol.is_subscribed(kind, &error.name) {
-                continue;
-            }
-            self.protocol.answered(kind, &error.name);
-            let change = cache.reported(kind, &error);
-            self.changed(kind, &error.name, change, now);
-            present.insert(error.name);
-        }
-        // A resource without a name may be any of those that seem to be missing.
-        if kind.is_full_state() && !complaints.any_nameless {
-            for (name, change) in cache.omitted(kind, |name| present.contains(name)) {
-                self.changed(kind, &name, change, now);
+            Event::Sent { kind, serial } => Some(Input::Sent { kind, serial }),
+            Event::Response(response) => Some(Input::Received(response)),
+            Event::Disconnected { cause } => {
+                self.requests = None;
+                let server = self.bootstrap.server_name();
+                if let Some(suppressed) = self.connectivity.permit(now) {
+                    match &cause {
+                        Some(cause) => tracing::warn!(%server, %cause, suppressed, "ADS stream down"),
+                        None => tracing::info!(%server, suppressed, "ADS stream ended by the server"),
+                    }
+                }
+                shared.stream = match &cause {
+                    Some(cause) => StreamState::Unreachable { cause: cause.clone() },
+                    None => StreamState::Connecting,
+                };
+                let cause = cause.map(|cause| format!("the xDS control plane {server} cannot be reached: {cause}"));
+                Some(Input::Disconnected { cause })
             }
         }
-        self.protocol.acknowledge(kind, &version, &nonce, complaints.verdict());
-    }
-
-    fn changed(&mut self, kind: Kind, name: &str, change: Change, now: Instant) {
-        if change.visible {
-            self.assembler.changed(kind, name);
-        }
-        if let Some(error) = change.new_error
-            && let Some(suppressed) = self.log.permit(now)
-        {
-            tracing::warn!(%kind, resource = name, %error, suppressed, "xDS resource error");
-        }
-        for field in change.newly_ignored {
-            if let Some(suppressed) = self.log.permit(now) {
-                let (path, reason) = (field.path, field.reason);
-                tracing::info!(%kind, resource = name, path, reason, suppressed, "xDS field has no effect");
-            }
-        }
-    }
-
-    fn server(&self) -> String {
-        self.bootstrap.servers.first().map(|server| server.address.to_string()).unwrap_or_default()
-    }
-}
-
-/// The text of a NACK: each resource with the field, until it is too long for anybody.
-#[derive(Default)]
-struct Complaints {
-    text: String,
-    more: usize,
-    any_nameless: bool,
-}
-
-impl Complaints {
-    fn nameless(&mut self, kind: Kind, received: &Received) {
-        self.any_nameless = true;
-        if let Err(invalid) = &received.value {
-            self.push(&format!("{kind} without a name: {invalid}"));
-        }
-    }
-
-    fn add(&mut self, kind: Kind, name: &str, received: &Received) {
-        if let Err(invalid) = &received.value {
-            self.push(&format!("{kind} {name:?}: {invalid}"));
-        }
-    }
-
-    fn push(&mut self, complaint: &str) {
-        if !self.text.is_empty() && self.text.len() + complaint.len() > LONGEST_NACK {
-            self.more += 1;
-            return;
-        }
-        let separator = if self.text.is_empty() { "" } else { "; " };
-        let _ = write!(self.text, "{separator}{complaint}");
-    }
-
-    fn verdict(mut self) -> Verdict {
-        if self.more > 0 {
-            let _ = write!(self.text, "; and {} more", self.more);
-        }
-        if self.text.is_empty() { Verdict::Ack } else { Verdict::Nack(self.text) }
     }
 }

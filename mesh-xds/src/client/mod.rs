@@ -1,11 +1,13 @@
 //! `XdsClient`: the handle that a data plane holds, and the driver behind it.
 //!
-//! The driver is one task that joins the machines: an event or a command comes in, one synchronous turn runs through
-//! `ads`, `cache` and `assemble`, and requests and new `Target`s go out. It awaits nothing but its inbox, so a slow
+//! The driver is one task: an event or a command comes in, one synchronous turn of `core` runs through `ads`, `cache`
+//! and `assemble`, and requests and new `Target`s go out. It awaits nothing but its inbox, so a slow
 //! reader of targets can never stall ADS. The driver and its stream live on a thread of their own that lasts as long
 //! as the process: dropping the runtime that happened to make a client hurts nobody. This file does NOT know
 //! protobuf and does NOT decide about resources.
 
+mod complaints;
+mod core;
 mod driver;
 mod registry;
 
@@ -92,8 +94,7 @@ impl XdsClient {
     /// A client of its own whose tasks run on `runtime`: for tests with a paused clock. Not shared.
     pub fn connect_on(runtime: &Handle, bootstrap: impl Into<Arc<Bootstrap>>) -> Self {
         let bootstrap: Arc<Bootstrap> = bootstrap.into();
-        let features = bootstrap.servers.first().map(|server| server.features.clone()).unwrap_or_default();
-        let cache = Cache::new(bootstrap.node_id(), &features);
+        let cache = Cache::new(bootstrap.node_id(), bootstrap.features());
         let shared = Arc::new(Mutex::new(Shared { cache, stream: StreamState::Idle }));
         // Unbounded: an entry for each watch made or dropped, which no driver can be too slow for; closed by the
         // last handle, which ends the driver.
@@ -116,7 +117,7 @@ impl XdsClient {
     /// How the stream and every subscribed resource are.
     pub fn status(&self) -> Status {
         let shared = lock(&self.0.shared);
-        let server = self.0.bootstrap.servers.first().map(|server| server.address.to_string()).unwrap_or_default();
+        let server = self.0.bootstrap.server_name();
         Status {
             node_id: self.node_id().to_owned(),
             servers: vec![ServerStatus { server, state: shared.stream.clone() }],

@@ -40,6 +40,9 @@ pub(crate) struct Request {
     pub(crate) with_node: bool,
 }
 
+/// How many names that left a list are remembered on a stream.
+const MOST_DROPPED: usize = 4096;
+
 /// How the server's answer has to be acknowledged.
 #[derive(Debug)]
 pub(crate) enum Verdict {
@@ -77,8 +80,10 @@ struct Subscriptions {
     nonce: Arc<str>,
     /// Whether this stream was asked for this type.
     asked: bool,
-    /// Whether the list changed after the newest response, so that the change went out under its nonce.
-    changed_since_response: bool,
+    /// Whether the list changed on this stream after the first request: then it may not have got through.
+    changed: bool,
+    /// Names that left the list on this stream; for those that are back, see [`Protocol::acknowledge`].
+    dropped: BTreeSet<Arc<str>>,
     /// Names that are new in a request which the transport has not taken yet.
     unsent: VecDeque<(u64, Vec<Arc<str>>)>,
 }
@@ -123,7 +128,8 @@ impl Protocol {
             let subscriptions = &mut self.types[kind as usize];
             subscriptions.nonce = Arc::default();
             subscriptions.asked = false;
-            subscriptions.changed_since_response = false;
+            subscriptions.changed = false;
+            subscriptions.dropped.clear();
             subscriptions.unsent.clear();
             if let Some(name) = subscriptions.lingering.take() {
                 subscriptions.names.remove(&name);
@@ -165,9 +171,16 @@ impl Protocol {
                 self.deadlines.remove(&(deadline, kind, Arc::clone(name)));
             }
         }
+        if self.stream.is_some() {
+            // Bounded: what is forgotten here only loses the second chance of `acknowledge`.
+            if subscriptions.dropped.len() + left.len() > MOST_DROPPED {
+                subscriptions.dropped.clear();
+            }
+            subscriptions.dropped.extend(left.iter().take(MOST_DROPPED).cloned());
+        }
         if !(new.is_empty() && left.is_empty()) {
             subscriptions.list = None;
-            subscriptions.changed_since_response = true;
+            subscriptions.changed = subscriptions.asked;
             if self.stream.is_some() {
                 self.request(kind, new, None);
             }
@@ -213,24 +226,31 @@ impl Protocol {
         }
     }
 
-    /// Answers a response, with the full list of names.
+    /// Answers a response, with the full list of names, and makes sure that the list got through.
+    ///
+    /// istiod drops a list that carries a stale nonce, and does not look at the list of a NACK. Whether a change got
+    /// through cannot be known: responses may have crossed with any of the requests that told it. So the last word
+    /// after a response is always a list that counts. And a name that left and came back while its leaving was
+    /// dropped would meet silence, since the server sees no change: it leaves and comes back once more.
     pub(crate) fn acknowledge(&mut self, kind: Kind, version: &Arc<str>, nonce: &Arc<str>, verdict: Verdict) {
         let subscriptions = &mut self.types[kind as usize];
         subscriptions.nonce = Arc::clone(nonce);
-        let raced = mem::take(&mut subscriptions.changed_since_response);
-        match verdict {
+        let (nack, repeat) = match verdict {
             Verdict::Ack => {
                 subscriptions.version = Arc::clone(version);
-                self.request(kind, Vec::new(), None);
+                (None, false)
             }
-            Verdict::Nack(text) => {
-                self.request(kind, Vec::new(), Some(text));
-                // istiod drops a changed list that carries a stale nonce, and does not look at the list of a NACK:
-                // a change that may have raced with this response is said once more.
-                if raced {
-                    self.request(kind, Vec::new(), None);
-                }
-            }
+            Verdict::Nack(text) => (Some(text), subscriptions.changed),
+        };
+        let without = subscriptions.without_the_returned(kind);
+        self.request(kind, Vec::new(), nack);
+        if let Some(without) = without {
+            self.types[kind as usize].list = Some(without);
+            self.request(kind, Vec::new(), None);
+            self.types[kind as usize].list = None;
+            self.request(kind, Vec::new(), None);
+        } else if repeat {
+            self.request(kind, Vec::new(), None);
         }
     }
 
@@ -283,3 +303,18 @@ impl Protocol {
         });
     }
 }
+
+impl Subscriptions {
+    /// The list without names that left, came back and are not answered; none if there are no such names.
+    fn without_the_returned(&self, kind: Kind) -> Option<Arc<[Arc<str>]>> {
+        let returned = |name: &&Arc<str>| self.names.get(*name).is_some_and(|wait| *wait != Wait::Done);
+        // A full-state response brings whatever the server believes to be subscribed.
+        if kind.is_full_state() || !self.dropped.iter().any(|name| returned(&name)) {
+            return None;
+        }
+        Some(self.names.keys().filter(|name| !(self.dropped.contains(*name) && returned(name))).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -271,3 +271,6 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! A88's table, a test per row, and what the states mean.
+
+use super::*;
+use crate::resource::{Cluster, Discovery, HttpProtocol, Invalid, LbPolicy, TransportSocket};
+use std::time::Duration;
+
+const KIND: Kind = Kind::Cluster;
+
+fn name() -> Arc<str> {
+    "c".into()
+}
+
+fn value(max_requests: u32) -> Resource {
+    Resource::Cluster(Arc::new(Cluster {
+        name: "c".into(),
+        discovery: Discovery::Eds { service_name: "c".to_owned() },
+        lb_policy: LbPolicy::RoundRobin,
+        transport_socket: TransportSocket::Plaintext,
+        http_protocol: HttpProtocol::Unspecified,
+        max_requests: Some(max_requests),
+        connect_timeout: None,
+    }))
+}
+
+fn received(value: Result<Resource, Invalid>) -> Received {
+    Received { name: Some("c".to_owned()), value, ignored: Vec::new(), raw: bytes::Bytes::new() }
+}
+
+fn accept(cache: &mut Cache, number: u32) -> Change {
+    cache.received(KIND, "c", received(Ok(value(number))), &number.to_string().into())
+}
+
+/// What readers see: `-` nothing yet, `v` a value, `v!` a value with an ambient error, `Err`, `Err?` while unreachable.
+fn seen(cache: &Cache) -> &'static str {
+    match cache.lookup(KIND, "c") {
+        Lookup::Pending => "-",
+        Lookup::Usable { note: None, .. } => "v",
+        Lookup::Usable { note: Some(_), .. } => "v!",
+        Lookup::Failed(_) => "Err",
+        Lookup::Unreachable(_) => "Err?",
+    }
+}
+
+type Event = fn(&mut Cache);
+
+/// One row of the table: nothing cached; cached, feature off; cached, feature on.
+#[track_caller]
+fn row(event: Event, expected: [&str; 3]) {
+    let see = |cached: bool, features: &[Feature]| {
+        let mut cache = Cache::new("node-7", features);
+        cache.requested(KIND, &name());
+        if cached {
+            accept(&mut cache, 1);
+        }
+        event(&mut cache);
+        seen(&cache)
+    };
+    let on = [Feature::FailOnDataErrors];
+    assert_eq!([see(false, &[]), see(true, &[]), see(true, &on)], expected);
+}
+
+fn reported(cache: &mut Cache, code: i32) {
+    cache.reported(KIND, &ReportedError { name: "c".to_owned(), code, message: "no".to_owned() });
+}
+
+#[test]
+fn connect_failure_or_stream_failed_before_response() {
+    row(|cache| assert!(cache.unreachable("refused")), ["Err?", "v!", "v!"]);
+}
+
+#[test]
+fn client_nack() {
+    let nack: Event = |cache| {
+        cache.received(KIND, "c", received(Err(Invalid::new("bad").within("lb_policy"))), &"2".into());
+    };
+    row(nack, ["Err", "v!", "Err"]);
+}
+
+#[test]
+fn omission_from_a_full_state_response() {
+    row(|cache| drop(cache.omitted(KIND, |_| false)), ["-", "v!", "Err"]);
+}
+
+#[test]
+fn server_reports_not_found_or_permission_denied() {
+    row(|cache| reported(cache, 5), ["Err", "v!", "Err"]);
+    row(|cache| reported(cache, 7), ["Err", "v!", "Err"]);
+}
+
+#[test]
+fn server_reports_another_code() {
+    row(|cache| reported(cache, 14), ["Err", "v!", "v!"]);
+}
+
+#[test]
+fn the_timer_means_not_found_or_with_the_feature_unavailable() {
+    for (features, state) in
+        [(&[][..], ResourceState::DoesNotExist), (&[Feature::ResourceTimerIsTransient], ResourceState::Timeout)]
+    {
+        let mut cache = Cache::new("node-7", features);
+        cache.requested(KIND, &name());
+        assert!(cache.timed_out(KIND, "c", Duration::from_secs(15)).visible);
+        assert_eq!((seen(&cache), &cache.status()[0].state), ("Err", &state));
+    }
+}
+
+#[test]
+fn errors_name_the_resource_the_field_and_the_node() {
+    let mut cache = Cache::new("node-7", &[]);
+    cache.requested(KIND, &name());
+    let change = cache.received(KIND, "c", received(Err(Invalid::new("bad").within("lb_policy"))), &"1".into());
+    let text = r#"Cluster "c": invalid: lb_policy: bad (xDS node id "node-7")"#;
+    assert_eq!(change.new_error.as_deref(), Some(text));
+    assert_eq!(cache.status()[0].state, ResourceState::Nacked { error: text.to_owned() });
+    assert_eq!(cache.status()[0].version, None, "nothing is in use");
+}
+
+#[test]
+fn the_same_error_again_is_no_news() {
+    let mut cache = Cache::new("node-7", &[]);
+    cache.requested(KIND, &name());
+    let bad = || received(Err(Invalid::new("bad")));
+    assert!(cache.received(KIND, "c", bad(), &"1".into()).visible);
+    assert_eq!(cache.received(KIND, "c", bad(), &"2".into()), Change::default());
+    assert!(cache.unreachable("refused") && !cache.unreachable("refused") && cache.unreachable("reset"));
+    assert!(cache.reachable() && !cache.reachable());
+}
+
+#[test]
+fn an_equal_value_keeps_its_identity_and_is_no_change() {
+    let mut cache = Cache::new("node-7", &[]);
+    cache.requested(KIND, &name());
+    assert!(accept(&mut cache, 1).visible);
+    let held = |cache: &Cache| match cache.lookup(KIND, "c") {
+        Lookup::Usable { value: Resource::Cluster(cluster), .. } => Arc::clone(cluster),
+        other => panic!("{other:?}"),
+    };
+    let before = held(&cache);
+    assert_eq!(accept(&mut cache, 1), Change::default());
+    assert!(Arc::ptr_eq(&before, &held(&cache)));
+    assert!(accept(&mut cache, 2).visible && !Arc::ptr_eq(&before, &held(&cache)));
+    assert_eq!(cache.status()[0].version.as_deref(), Some("2"));
+}
+
+#[test]
+fn a_good_value_clears_the_ambient_error_and_the_deletion() {
+    let mut cache = Cache::new("node-7", &[]);
+    cache.requested(KIND, &name());
+    accept(&mut cache, 1);
+    assert_eq!(cache.omitted(KIND, |_| false).len(), 1);
+    assert!(cache.omitted(KIND, |_| false).is_empty(), "said once");
+    assert!(matches!(cache.lookup(KIND, "c"), Lookup::Usable { deleted: true, .. }));
+    assert!(accept(&mut cache, 1).visible, "the same value, but the note is gone");
+    assert!(matches!(cache.lookup(KIND, "c"), Lookup::Usable { deleted: false, note: None, .. }));
+}
+
+#[test]
+fn ignored_fields_are_news_once_per_path() {
+    let mut cache = Cache::new("node-7", &[]);
+    cache.requested(KIND, &name());
+    let with = |paths: &[&str]| Received {
+        ignored: paths.iter().map(|path| IgnoredField { path: (*path).to_owned(), reason: "x" }).collect(),
+        ..received(Ok(value(1)))
+    };
+    let paths = |change: Change| change.newly_ignored.into_iter().map(|field| field.path).collect::<Vec<_>>();
+    assert_eq!(paths(cache.received(KIND, "c", with(&["a"]), &"1".into())), ["a"]);
+    assert_eq!(paths(cache.received(KIND, "c", with(&["a", "b"]), &"2".into())), ["b"]);
+    assert_eq!(cache.status()[0].ignored.len(), 2);
+}
+
+#[test]
+fn what_was_not_subscribed_is_not_kept() {
+    let mut cache = Cache::new("node-7", &[]);
+    assert_eq!(accept(&mut cache, 1), Change::default());
+    cache.requested(KIND, &name());
+    accept(&mut cache, 1);
+    cache.forget(KIND, "c");
+    assert_eq!((seen(&cache), cache.status().len()), ("-", 0));
+}

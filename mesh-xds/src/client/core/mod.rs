@@ -1,0 +1,190 @@
+//! The machines joined, without I/O: one synchronous turn per input.
+//!
+//! ```text
+//! input ─► protocol, cache ─► assembler.settle() ─► protocol.update() ─► requests
+//!                                   └─► new Targets
+//! ```
+//!
+//! It decides nothing itself: `protocol` knows what to say, `cache` what survives an error, `assemble` what is
+//! needed. Time comes in as a value, and the cache too, since `status()` reads it between turns.
+
+use super::{TargetName, complaints::Complaints};
+use crate::{
+    ads::{Protocol, Request, Response},
+    assemble::{Assembler, TargetId},
+    bootstrap::Feature,
+    cache::{Cache, Change},
+    log::Limiter,
+    resource::{Kind, Received},
+    snapshot::Target,
+};
+use rustc_hash::FxHashSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A57's does-not-exist timer, and A88's for servers whose timer is transient.
+const DOES_NOT_EXIST: Duration = Duration::from_secs(15);
+const TRANSIENT: Duration = Duration::from_secs(30);
+
+/// What can happen.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A target is watched from now on.
+    Added(TargetId, TargetName),
+    /// Nobody watches it any more.
+    Removed(TargetId),
+    /// A stream is up.
+    Connected,
+    /// It took a request.
+    Sent { kind: Kind, serial: u64 },
+    /// It brought a response.
+    Received(Response),
+    /// It is down, and why, when nothing was received on it.
+    Disconnected { cause: Option<String> },
+    /// [`Core::next_deadline`] has come.
+    TimerFired,
+}
+
+/// Protocol and assembly of one client.
+#[derive(Debug)]
+pub(super) struct Core {
+    protocol: Protocol,
+    assembler: Assembler,
+    timeout: Duration,
+    errors: Limiter,
+    ignored: Limiter,
+}
+
+impl Core {
+    pub(super) fn new(features: &[Feature]) -> Self {
+        let transient = features.contains(&Feature::ResourceTimerIsTransient);
+        let timeout = if transient { TRANSIENT } else { DOES_NOT_EXIST };
+        Self {
+            protocol: Protocol::new(timeout),
+            assembler: Assembler::default(),
+            timeout,
+            errors: Limiter::default(),
+            ignored: Limiter::default(),
+        }
+    }
+
+    /// One turn. Returns the targets that have a new value.
+    pub(super) fn turn(&mut self, cache: &mut Cache, input: Input, now: Instant) -> Vec<(TargetId, Target)> {
+        match input {
+            Input::Added(id, TargetName { listener, authority }) => self.assembler.add(id, listener, authority),
+            Input::Removed(id) => self.assembler.remove(id),
+            Input::Connected => self.protocol.connected(),
+            Input::Sent { kind, serial } => self.protocol.sent(kind, serial, now),
+            Input::Received(response) => self.received(response, cache, now),
+            Input::Disconnected { cause } => self.disconnected(cause, cache),
+            Input::TimerFired => {
+                for (kind, name) in self.protocol.expire(now) {
+                    let change = cache.timed_out(kind, &name, self.timeout);
+                    self.changed(kind, &name, change, now);
+                }
+            }
+        }
+        let settled = self.assembler.settle(cache);
+        for (kind, needs) in Kind::ALL.into_iter().zip(settled.needs) {
+            for name in &needs.watch {
+                cache.requested(kind, name);
+            }
+            for name in self.protocol.update(kind, &needs.watch, &needs.unwatch) {
+                cache.forget(kind, &name);
+            }
+        }
+        settled.publish
+    }
+
+    /// What has to be sent, in order.
+    pub(super) fn take_requests(&mut self) -> Vec<Request> {
+        self.protocol.take_requests()
+    }
+
+    /// Whether a stream is worth having.
+    pub(super) fn has_subscriptions(&self) -> bool {
+        self.protocol.has_subscriptions()
+    }
+
+    /// When the next turn is due without anything else happening.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.protocol.next_deadline()
+    }
+
+    fn disconnected(&mut self, cause: Option<String>, cache: &mut Cache) {
+        for (kind, name) in self.protocol.disconnected() {
+            cache.forget(kind, &name);
+        }
+        // "Stream ended after >= 1 response = not an error, no watcher call" - A57.
+        if let Some(cause) = cause
+            && cache.unreachable(&cause)
+        {
+            self.assembler.all_changed();
+        }
+    }
+
+    fn received(&mut self, response: Response, cache: &mut Cache, now: Instant) {
+        let Response { kind, version, nonce, resources, errors } = response;
+        if !self.protocol.asked(kind) {
+            // "Response with a type URL never requested: neither ACK nor NACK" - grpc-go.
+            return;
+        }
+        if cache.reachable() {
+            self.assembler.all_changed();
+        }
+        let mut present = FxHashSet::default();
+        let mut complaints = Complaints::default();
+        for received in resources {
+            let Received { name: Some(name), .. } = &received else {
+                // "a resource that cannot be decoded has no name, .. and affects no watcher" - A46.
+                complaints.nameless(kind, &received);
+                continue;
+            };
+            if !self.protocol.is_subscribed(kind, name) {
+                continue;
+            }
+            let name = name.clone();
+            complaints.add(kind, &name, &received);
+            self.protocol.answered(kind, &name);
+            let change = cache.received(kind, &name, received, &version);
+            self.changed(kind, &name, change, now);
+            present.insert(name);
+        }
+        for error in errors {
+            if !self.protocol.is_subscribed(kind, &error.name) {
+                continue;
+            }
+            self.protocol.answered(kind, &error.name);
+            let change = cache.reported(kind, &error);
+            self.changed(kind, &error.name, change, now);
+            present.insert(error.name);
+        }
+        // A resource without a name may be any of those that seem to be missing.
+        if kind.is_full_state() && !complaints.any_nameless() {
+            for (name, change) in cache.omitted(kind, |name| present.contains(name)) {
+                self.changed(kind, &name, change, now);
+            }
+        }
+        self.protocol.acknowledge(kind, &version, &nonce, complaints.verdict());
+    }
+
+    fn changed(&mut self, kind: Kind, name: &str, change: Change, now: Instant) {
+        if change.visible {
+            self.assembler.changed(kind, name);
+        }
+        if let Some(error) = change.new_error
+            && let Some(suppressed) = self.errors.permit(now)
+        {
+            tracing::warn!(%kind, resource = name, %error, suppressed, "xDS resource error");
+        }
+        for field in change.newly_ignored {
+            if let Some(suppressed) = self.ignored.permit(now) {
+                let (path, reason) = (field.path, field.reason);
+                tracing::info!(%kind, resource = name, path, reason, suppressed, "xDS field has no effect");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
