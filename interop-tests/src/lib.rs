@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod backend;
 pub mod flags;
+pub mod load;
 pub mod nack_table;
 pub mod peers;
 pub mod proto;

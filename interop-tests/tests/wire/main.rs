@@ -5,6 +5,7 @@
 
 mod envoy_client_of_our_control_plane;
 mod foreign_clients_of_our_control_plane;
+mod interop_client;
 mod interop_server;
 mod mesh;
 mod our_client;
