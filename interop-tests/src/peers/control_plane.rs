@@ -11,6 +11,8 @@ use tokio::process::Command;
 pub struct GoControlPlane {
     process: Process,
     address: String,
+    /// What it said so far, oldest first.
+    said: Vec<String>,
 }
 
 impl GoControlPlane {
@@ -23,7 +25,7 @@ impl GoControlPlane {
         command.arg("control-plane");
         let mut process = Process::start("go-control-plane", command)?;
         let address = process.said("ready").await?;
-        Ok(Self { process, address })
+        Ok(Self { process, address, said: Vec::new() })
     }
 
     /// `host:port` of its ADS.
@@ -37,22 +39,32 @@ impl GoControlPlane {
     /// It refused the snapshot: an inconsistent one, or a resource that does not parse.
     pub async fn serve(&mut self, version: &str, resources: &[Value]) -> Result<(), PeerError> {
         self.process.tell(&json!({ "version": version, "resources": resources }).to_string()).await?;
-        // NACKs may arrive between command and answer; they are not this call's.
         let applied = format!("applied {version}");
-        self.process.line(&applied, |line| (line == applied).then_some(())).await
+        self.until(&applied, |line| (line == applied).then_some(())).await
     }
 
-    /// Waits until a client has judged this version of a type.
+    /// Waits until a client has judged this version of a type; any NACK of the type counts as its verdict.
     ///
     /// # Errors
     /// It said nothing within 60 s; otherwise the client's NACK is the inner error.
     pub async fn verdict(&mut self, type_url: &str, version: &str) -> Result<Result<(), String>, PeerError> {
         let (ack, nack) = (format!("ack {type_url} {version}"), format!("nack {type_url} "));
-        self.process
-            .line(&ack, |line| match line.strip_prefix(&nack) {
-                Some(message) => Some(Err(message.to_owned())),
-                None => (line == ack).then_some(Ok(())),
-            })
-            .await
+        self.until(&ack, |line| match line.strip_prefix(&nack) {
+            Some(message) => Some(Err(message.to_owned())),
+            None => (line == ack).then_some(Ok(())),
+        })
+        .await
+    }
+
+    /// The first line from which `pick` makes something, among those that were said already or will be.
+    async fn until<T>(&mut self, expected: &str, pick: impl Fn(&str) -> Option<T>) -> Result<T, PeerError> {
+        let mut heard = 0;
+        loop {
+            if let Some(picked) = self.said[heard..].iter().find_map(|line| pick(line)) {
+                return Ok(picked);
+            }
+            heard = self.said.len();
+            self.said.push(self.process.line(expected, |line| Some(line.to_owned())).await?);
+        }
     }
 }

@@ -1,0 +1,104 @@
+//! Our client between implementations that are not ours: go-control-plane above it, C-core servers below.
+//!
+//! What our control plane and our backends may forgive, these do not. It does NOT test balancing in depth.
+
+use crate::rig::{OurControlPlane, addresses, backends, bootstrap, json_resources, within};
+use interop_tests::{
+    peers::{CoreBackend, GoControlPlane},
+    proto::testing::{
+        Payload, ResponseParameters, SimpleRequest, StreamingInputCallRequest, StreamingOutputCallRequest,
+        test_service_client::TestServiceClient,
+    },
+};
+use mesh_client::{Bootstrap, Mesh, MeshChannel};
+use mesh_xds::{
+    control_plane::{
+        Resources,
+        resources::{cluster_eds, endpoints, listener, route_config, virtual_host},
+    },
+    resource::Kind,
+};
+use std::collections::BTreeMap;
+use tokio_stream::StreamExt;
+
+fn mesh(node: &str, control_plane: impl ToString) -> Mesh {
+    let bootstrap = Bootstrap::parse(&bootstrap(node, control_plane).to_string()).expect("well-formed");
+    Mesh::builder(bootstrap).build()
+}
+
+/// Who answers `calls` calls, one after the other; a failed one fails the test.
+async fn answers(client: &mut TestServiceClient<MeshChannel>, calls: usize) -> BTreeMap<String, u64> {
+    let mut answers = BTreeMap::new();
+    for _ in 0..calls {
+        let answer = client.unary_call(SimpleRequest::default()).await.expect("a failed call");
+        *answers.entry(answer.into_inner().hostname).or_default() += 1;
+    }
+    answers
+}
+
+#[tokio::test]
+async fn go_control_plane_leads_our_client() {
+    let [a, b, c] = backends(["a", "b", "c"]).await;
+    let mut control_plane = GoControlPlane::start().await.expect("set up");
+    control_plane.serve("1", &json_resources("greeter", &addresses([&a, &b]))).await.expect("consistent");
+    let mesh = mesh("ours-1", control_plane.address());
+    let mut client = TestServiceClient::new(mesh.channel("xds:///greeter").expect("a target"));
+
+    let told = answers(&mut client, 100).await;
+    let seen = [("a", a.counters().succeeded), ("b", b.counters().succeeded)];
+    assert_eq!(told, BTreeMap::from(seen.map(|(hostname, count)| (hostname.to_owned(), count))));
+
+    control_plane.serve("2", &json_resources("greeter", &addresses([&b, &c]))).await.expect("consistent");
+    for kind in Kind::ALL {
+        control_plane.verdict(kind.type_url(), "2").await.expect("judged").expect("accepted");
+    }
+    let moved = async { while !answers(&mut client, 10).await.keys().eq(["b", "c"]) {} };
+    within("answers from b and c", moved).await;
+
+    // A control plane that is gone takes nothing away.
+    drop(control_plane);
+    assert_eq!(answers(&mut client, 20).await.values().sum::<u64>(), 20);
+}
+
+#[tokio::test]
+async fn our_client_calls_c_core_servers_in_every_way() {
+    let mut a = CoreBackend::start("a").await.expect("set up");
+    let mut b = CoreBackend::start("b").await.expect("set up");
+    let control_plane = OurControlPlane::start().await;
+    let service = Resources::default()
+        .with(listener("greeter", "routes"))
+        .with(route_config("routes", vec![virtual_host("*", "core")]))
+        .with(cluster_eds("core"));
+    control_plane.ads.set(service.clone().with(endpoints("core", &[a.address(), b.address()])));
+    let mesh = mesh("ours-2", control_plane.address);
+    let mut client = TestServiceClient::new(mesh.channel("xds:///greeter").expect("a target"));
+
+    let told = answers(&mut client, 100).await;
+    let seen = [("a", a.answered().await.expect("it runs")), ("b", b.answered().await.expect("it runs"))];
+    assert_eq!(told, BTreeMap::from(seen.map(|(hostname, count)| (hostname.to_owned(), count))));
+
+    let large = SimpleRequest { response_size: 3 << 20, ..SimpleRequest::default() };
+    let answer = client.unary_call(large).await.expect("answered").into_inner();
+    assert_eq!(answer.payload.map(|payload| payload.body.len()), Some(3 << 20));
+
+    let chunk =
+        |size| StreamingInputCallRequest { payload: Some(Payload { body: vec![0; size], ..Payload::default() }) };
+    let upload = tokio_stream::iter(vec![chunk(100_000); 50]);
+    let answer = client.streaming_input_call(upload).await.expect("answered").into_inner();
+    assert_eq!(answer.aggregated_payload_size, 5_000_000);
+
+    let echo = |size| StreamingOutputCallRequest {
+        response_parameters: vec![ResponseParameters { size, interval_us: 0 }; 2],
+        ..StreamingOutputCallRequest::default()
+    };
+    let talk = client.full_duplex_call(tokio_stream::iter([echo(10), echo(20)])).await.expect("answered");
+    let sizes =
+        talk.into_inner().map(|answer| answer.expect("a message").payload.map_or(0, |payload| payload.body.len()));
+    assert_eq!(sizes.collect::<Vec<_>>().await, [10, 10, 20, 20]);
+
+    // C-core's own graceful stop costs no later call. (One that is on its way at that moment, it answers CANCELLED.)
+    a.drain().await.expect("it drains");
+    assert_eq!(answers(&mut client, 50).await, BTreeMap::from([("b".to_owned(), 50)]));
+    control_plane.ads.set(service.with(endpoints("core", &[b.address()])));
+    assert_eq!(answers(&mut client, 20).await.values().sum::<u64>(), 20);
+}
