@@ -10,3 +10,5 @@ pub mod load;
 pub mod nack_table;
 pub mod peers;
 pub mod proto;
+pub mod proxy;
+pub mod raw;

@@ -1,0 +1,98 @@
+//! A TCP proxy that can fall silent: connections stay open and no byte passes.
+//!
+//! That is what a lost host or a dropped route looks like, and only keepalive sees it. It does NOT look into what it
+//! forwards.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+/// A proxy in front of one address. Dropping it closes its connections.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    forwarding: watch::Sender<bool>,
+    connections: watch::Receiver<u64>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Forwards connections from a free port of 127.0.0.1 to `to`.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub async fn start(to: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (forwarding, orders) = watch::channel(true);
+        let (count, connections) = watch::channel(0);
+        let accepting = tokio::spawn(accept(listener, to, orders, count));
+        Ok(Self { address, forwarding, connections, accepting })
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections were accepted.
+    pub fn connections(&self) -> u64 {
+        *self.connections.borrow()
+    }
+
+    /// From now on no byte passes, in either direction. Connections are still accepted.
+    pub fn silence(&self) {
+        self.forwarding.send_replace(false);
+    }
+
+    /// Bytes pass again, also those that were held back.
+    pub fn resume(&self) {
+        self.forwarding.send_replace(true);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // The connections' tasks are in a set that the accepting task owns.
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, to: SocketAddr, orders: watch::Receiver<bool>, count: watch::Sender<u64>) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        count.send_modify(|count| *count += 1);
+        connections.spawn(forward(client, to, orders.clone()));
+        // Reap what has ended, so that the set does not grow.
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn forward(client: TcpStream, to: SocketAddr, orders: watch::Receiver<bool>) {
+    let Ok(server) = TcpStream::connect(to).await else { return };
+    let (client_reads, client_writes) = client.into_split();
+    let (server_reads, server_writes) = server.into_split();
+    // When one direction breaks, the other's sockets are dropped with it: a proxy has no half-dead connections.
+    tokio::select! {
+        () = copy(client_reads, server_writes, orders.clone()) => {}
+        () = copy(server_reads, client_writes, orders) => {}
+    }
+}
+
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut orders: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let Ok(bytes @ 1..) = from.read(&mut buffer).await else { return };
+        // Held here while silent; an error means that the proxy is gone.
+        if orders.wait_for(|forwarding| *forwarding).await.is_err() || to.write_all(&buffer[..bytes]).await.is_err() {
+            return;
+        }
+    }
+}
