@@ -5,7 +5,7 @@
 //! remembers only names that are subscribed.
 
 use crate::{
-    decode::{DecodeContext, decode, reuse},
+    decode::{DecodeContext, decode, decode_after, peek_name, reuse},
     resource::{Kind, Received, Resource},
 };
 use bytes::Bytes;
@@ -82,7 +82,11 @@ impl Decoder {
         if bare && let Some(received) = held.by_bytes.get(&bytes) {
             return received.clone();
         }
-        let mut received = decode(kind, type_url, &bytes, &self.context);
+        let last = peek_name(&bytes).and_then(|name| held.by_name.get(name));
+        let mut received = match last.and_then(|last| held.by_bytes.get(&last.bytes)) {
+            Some(previous) => decode_after(previous, kind, type_url, &bytes, &self.context),
+            None => decode(kind, type_url, &bytes, &self.context),
+        };
         let Some(name) = received.name.clone() else { return received };
         let last = held.by_name.remove(&name);
         if let Some(last) = &last {

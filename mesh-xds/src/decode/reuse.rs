@@ -51,7 +51,7 @@ fn virtual_hosts(previous: &[Arc<VirtualHost>], new: &[Arc<VirtualHost>]) -> Vec
                     .get(host.name.as_str())
                     .copied()
             });
-            old.filter(|old| **old == *host).unwrap_or(host).clone()
+            old.filter(|old| Arc::ptr_eq(old, host) || *old == host).unwrap_or(host).clone()
         })
         .collect()
 }

@@ -60,7 +60,8 @@ pub(super) fn route_config(config: pb::RouteConfiguration, scope: &mut Scope<'_>
 
 // === Virtual host ===
 
-fn virtual_host(host: pb::VirtualHost, scope: &mut Scope<'_>) -> Result<VirtualHost, Invalid> {
+/// One entry of `virtual_hosts`.
+pub(super) fn virtual_host(host: pb::VirtualHost, scope: &mut Scope<'_>) -> Result<VirtualHost, Invalid> {
     report_unsupported_of_host(&host, scope);
     if host.domains.is_empty() {
         return Err(scope.invalid_at("domains", "must not be empty"));

@@ -1,9 +1,12 @@
 //! Route configurations, virtual hosts and routes.
 
-use super::{received, reports};
-use mesh_xds::resource::{
-    ClusterSpecifier, Domain, Forward, FullRegex, HeaderField, HeaderMatch, HeaderValueMatch, Kind, Millionths,
-    PathMatch, PseudoHeader, Resource, RetryPolicy, Route, RouteAction, RouteConfig, StringMatch,
+use super::{context, received, reports};
+use mesh_xds::{
+    decode::decode_after,
+    resource::{
+        ClusterSpecifier, Domain, Forward, FullRegex, HeaderField, HeaderMatch, HeaderValueMatch, Kind, Millionths,
+        PathMatch, PseudoHeader, Received, Resource, RetryPolicy, Route, RouteAction, RouteConfig, StringMatch,
+    },
 };
 use std::{sync::Arc, time::Duration};
 
@@ -223,4 +226,61 @@ fn an_optional_override_of_an_unknown_filter_is_skipped_and_reported() {
         reports,
         [r#"virtual_hosts[0].typed_per_filter_config["f"].config: unknown filter override, optional: skipped"#]
     );
+}
+
+// === Updates ===
+
+#[test]
+fn an_update_decodes_to_the_same_as_from_scratch() {
+    let host = |name: &str, rest: &str| {
+        format!(
+            "{{name: {name}, domains: [{name}], {rest} routes: [{{match: {{prefix: ''}}, route: {{cluster: {name}}}}}]}}"
+        )
+    };
+    let (a, b, c) = (host("a", ""), host("b", "cors: {},"), host("c", "cors: {},"));
+    let changed = host("b", "hedge_policy: {},");
+    let yaml = |hosts: &[&String], rest: &str| {
+        format!("{rest}virtual_hosts: [{}]", hosts.iter().map(|host| host.as_str()).collect::<Vec<_>>().join(", "))
+    };
+    let first = received(Kind::RouteConfig, &yaml(&[&a, &b, &c], "vhds: {}\n"));
+    for (hosts, rest) in [
+        (vec![&a, &b, &c], "vhds: {}\n"),
+        (vec![&a, &b, &c], "ignore_port_in_host_matching: true\n"),
+        (vec![&a, &changed, &c], ""),
+        (vec![&changed, &c, &b, &a], ""),
+        (vec![&c, &a], ""),
+        (vec![&b, &b], ""),
+        (vec![], ""),
+    ] {
+        let whole = received(Kind::RouteConfig, &yaml(&hosts, rest));
+        let after = decode_after(&first, Kind::RouteConfig, Kind::RouteConfig.type_url(), &whole.raw, &context());
+        assert_eq!((&after.value, &after.name, &after.raw), (&whole.value, &whole.name, &whole.raw));
+        let fields = |received: &Received| {
+            let mut fields: Vec<_> = reports(received)
+                .iter()
+                .map(|report| report.replace(|digit: char| digit.is_ascii_digit(), ""))
+                .collect();
+            fields.sort();
+            fields
+        };
+        assert_eq!(fields(&after), fields(&whole), "{hosts:?}");
+    }
+}
+
+#[test]
+fn an_update_takes_over_unchanged_virtual_hosts() {
+    let hosts = |cluster: &str| {
+        let host = |n: usize, cluster: &str| {
+            format!(
+                "{{name: v{n}, domains: [h{n}], routes: [{{match: {{prefix: ''}}, route: {{cluster: {cluster}}}}}]}}"
+            )
+        };
+        format!("virtual_hosts: [{}, {}, {}]", host(0, "c"), host(1, cluster), host(2, "c"))
+    };
+    let (first, next) = (received(Kind::RouteConfig, &hosts("c")), received(Kind::RouteConfig, &hosts("other")));
+    let after = decode_after(&first, Kind::RouteConfig, Kind::RouteConfig.type_url(), &next.raw, &context());
+    let (Ok(Resource::RouteConfig(old)), Ok(Resource::RouteConfig(new))) = (first.value, after.value) else { panic!() };
+    let kept: Vec<_> =
+        old.virtual_hosts.iter().zip(&new.virtual_hosts).map(|(old, new)| Arc::ptr_eq(old, new)).collect();
+    assert_eq!(kept, [true, false, true]);
 }
