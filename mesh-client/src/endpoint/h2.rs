@@ -344,7 +344,6 @@ pub(super) async fn run<T>(
                 gate: Arc::clone(&gate),
                 retired: Arc::clone(&retired),
                 keepalive: options.keepalive.map(|config| Pings::new(config, pings)),
-                yielded: false,
             };
             (Sender { send, writes, retired }, driver)
         }
@@ -407,18 +406,13 @@ struct Driver<T> {
     gate: Arc<Gate>,
     retired: Arc<Retired>,
     keepalive: Option<Pings>,
-    yielded: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     /// Ready, with the reason, when the connection takes no more calls.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<String> {
-        // Let every call that is ready to run enqueue its frames first: one flush for all of them.
-        if !std::mem::replace(&mut self.yielded, true) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        self.yielded = false;
+        // It flushes at once. To yield first, so that more calls share a flush, costs 15 % less CPU per call and halves the
+        // throughput of 16 callers on one connection: client and server then take turns (bench `stack`).
         if let Poll::Ready(result) = Pin::new(&mut self.h2).poll(cx) {
             return Poll::Ready(
                 result.err().map_or_else(|| "closed by the server".to_owned(), |error| error.to_string()),
