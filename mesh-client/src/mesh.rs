@@ -148,10 +148,11 @@ impl Mesh {
     ///
     /// Returns whether everything had finished by then.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
+        // Closed first: a channel that is being made meanwhile either sees that, or is among the living.
+        self.inner.connections.close();
         for channel in self.live_channels() {
             channel.shut_down();
         }
-        self.inner.connections.close();
         timeout(deadline, self.inner.connections.wait()).await.is_ok()
     }
 
@@ -184,6 +185,11 @@ impl Mesh {
         channels.retain(|channel| channel.strong_count() > 0);
         channels.push(Arc::downgrade(&inner));
         drop(channels);
+        if self.inner.connections.is_closed() {
+            // A shutdown since the look above may have missed this one.
+            inner.shut_down();
+            return Err(TargetError::ShuttingDown);
+        }
         Ok(MeshChannel::new(inner))
     }
 }
