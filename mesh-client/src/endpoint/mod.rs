@@ -140,11 +140,11 @@ impl Gate {
     }
 
     fn enter(&self) -> bool {
-        if self.active.fetch_add(1, Ordering::AcqRel) < self.quota.load(Ordering::Relaxed) {
-            return true;
-        }
-        self.leave();
-        false
+        // Never above the quota, not even for a moment: another caller would see a full connection, and giving the
+        // surplus back would wake a waiter (this one, as like as not) for nothing.
+        let quota = self.quota.load(Ordering::Relaxed);
+        let below = |active| (active < quota).then_some(active + 1);
+        self.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).is_ok()
     }
 
     fn active(&self) -> usize {
