@@ -96,8 +96,8 @@ pub(crate) async fn run(mut watch: TargetWatch, shared: Arc<Shared>, clusters: C
 }
 
 async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters) {
-    let before = shared.table();
-    let before = match &**before {
+    let before = Arc::clone(&shared.table());
+    let before = match &*before {
         Table::Ready(table) => Some(table),
         _ => None,
     };
@@ -116,7 +116,7 @@ async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters) {
         if !same {
             cluster.update(update);
             if shared.is_active() {
-                // Its connections are made before the routes point at it, not by the first call.
+                // Its dials start before the routes point at it, not at the first call.
                 cluster.warm();
             }
             changed.push(Arc::clone(&cluster));

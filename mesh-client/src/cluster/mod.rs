@@ -101,16 +101,14 @@ impl Cluster {
         });
     }
 
-    /// Waits until every running worker has published what [`update`](Self::update) was given.
+    /// Waits until every running worker has published what [`update`](Self::update) was given, or something newer.
     pub(crate) async fn applied(&self) {
         for backends in self.running() {
-            let config = self.config();
-            // The worker drops its sender only when this cluster is dropped.
-            let _ = backends
-                .applied
-                .subscribe()
-                .wait_for(|applied| applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, &config)))
-                .await;
+            // The newest is asked for each time: another channel may give a newer one meanwhile, and then the worker
+            // need never have seen ours.
+            let newest = |applied: &Arc<ClusterConfig>| Arc::ptr_eq(applied, &self.config.borrow().config);
+            // `backends` keeps the sender.
+            let _ = backends.applied.subscribe().wait_for(|applied| applied.as_ref().is_some_and(newest)).await;
         }
     }
 

@@ -4,7 +4,7 @@
 //! endpoint of ten thousand costs two walks and no rebuild. States are counted per priority as they change.
 //! No clock, no socket and no task here: the worker brings them.
 
-use super::worker::Id;
+use super::worker::{DialId, Id};
 use crate::{
     balance::{Turn, priority::ConnectivityState},
     endpoint::{Connection, Endpoint, EndpointState},
@@ -53,7 +53,11 @@ struct Locality {
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) endpoint: Arc<Endpoint>,
+    /// pick_first: what to dial once the connection that outlived its list is gone.
+    successor: Option<Addresses>,
     priority: usize,
+    /// Of the newest dial: what older ones still have to say is no news.
+    dial: DialId,
     state: State,
     /// In a row.
     failures: u32,
@@ -83,7 +87,9 @@ impl Backend {
     fn new(addresses: Addresses) -> Self {
         Self {
             endpoint: Arc::new(Endpoint::new(addresses)),
+            successor: None,
             priority: 0,
+            dial: 0,
             state: State::Idle,
             failures: 0,
             failed: false,
@@ -128,6 +134,19 @@ impl Backend {
         self.priority
     }
 
+    pub(super) fn is_dialled_by(&self, dial: DialId) -> bool {
+        self.dial == dial && matches!(self.state, State::Dialling(_))
+    }
+
+    pub(super) fn is_connected_by(&self, dial: DialId) -> bool {
+        self.dial == dial && matches!(self.state, State::Ready { .. })
+    }
+
+    /// What the assignment names it by.
+    fn addresses(&self) -> &Addresses {
+        self.successor.as_ref().unwrap_or(&self.endpoint.addresses)
+    }
+
     /// Lets go of its connection; calls in flight finish. Returns whether a dial was stopped.
     fn retire(&self) -> bool {
         match &self.state {
@@ -162,7 +181,7 @@ impl Roster {
     /// Takes a new assignment. Endpoints whose addresses stay keep their connection. Returns how many dials were stopped.
     pub(super) fn update(&mut self, policy: &LbPolicy, assignment: &ClusterLoadAssignment) -> usize {
         let wanted = Wanted::new(policy, assignment);
-        let (order, stopped) = self.reconcile(&wanted.addresses);
+        let (order, stopped) = self.reconcile(policy, &wanted.addresses);
         self.order = order;
         self.drops = assignment.drops.as_slice().into();
         let before = std::mem::take(&mut self.priorities);
@@ -200,9 +219,9 @@ impl Roster {
     }
 
     /// Ids for `wanted`, in order: known ones where the addresses are known; the rest of the old ones are retired.
-    fn reconcile(&mut self, wanted: &[Addresses]) -> (Vec<Id>, usize) {
+    fn reconcile(&mut self, policy: &LbPolicy, wanted: &[Addresses]) -> (Vec<Id>, usize) {
         let same = |id: &Id, addresses: &Addresses| {
-            self.backends.get(id).is_some_and(|backend| backend.endpoint.addresses == *addresses)
+            self.backends.get(id).is_some_and(|backend| backend.addresses() == addresses)
         };
         let head = self.order.iter().zip(wanted).take_while(|(id, addresses)| same(id, addresses)).count();
         let tail = self.order[head..]
@@ -212,24 +231,48 @@ impl Roster {
             .take_while(|(id, addresses)| same(id, addresses))
             .count();
         let between = &self.order[head..self.order.len() - tail];
-        let mut known: FxHashMap<Addresses, Id> =
-            between.iter().filter_map(|id| Some((self.backends.get(id)?.endpoint.addresses.clone(), *id))).collect();
+        let mut known = FxHashMap::default();
+        let mut gone = Vec::new();
+        for id in between {
+            let Some(backend) = self.backends.get(id) else { continue };
+            // Of two with the same addresses one can be found again.
+            gone.extend(known.insert(backend.addresses().clone(), *id));
+        }
         let mut order = Vec::with_capacity(wanted.len());
         order.extend_from_slice(&self.order[..head]);
         let kept_tail = self.order[self.order.len() - tail..].to_vec();
         for addresses in &wanted[head..wanted.len() - tail] {
-            let id = known.remove(addresses).unwrap_or_else(|| {
+            let kept = known.remove(addresses).or_else(|| match policy {
+                LbPolicy::PickFirst { .. } => self.outlives(&mut known, addresses),
+                _ => None,
+            });
+            order.push(kept.unwrap_or_else(|| {
                 self.last_id += 1;
                 self.backends.insert(self.last_id, Backend::new(addresses.clone()));
                 self.last_id
-            });
-            order.push(id);
+            }));
         }
         order.extend(kept_tail);
-        let gone: BTreeSet<Id> = known.into_values().collect();
+        gone.extend(known.into_values());
         let stopped =
             gone.into_iter().filter_map(|id| self.backends.remove(&id)).filter(|backend| backend.retire()).count();
         (order, stopped)
+    }
+
+    /// pick_first: "if the currently selected subchannel's address is in the new list, keep it" (A61, as grpc-go does).
+    fn outlives(&mut self, known: &mut FxHashMap<Addresses, Id>, addresses: &Addresses) -> Option<Id> {
+        let connected = |id: &Id| match &self.backends.get(id)?.state {
+            State::Ready { connection, .. } => Some(connection.peer),
+            _ => None,
+        };
+        let among = |(old, id): (&Addresses, &Id)| {
+            let peer = connected(id)?;
+            addresses.iter().any(|address| address == peer).then(|| (old.clone(), *id))
+        };
+        let (old, id) = known.iter().find_map(among)?;
+        known.remove(&old);
+        self.backends.get_mut(&id)?.successor = Some(addresses.clone());
+        Some(id)
     }
 
     fn recount(&mut self, index: usize) {
@@ -294,8 +337,7 @@ impl Roster {
         queued
     }
 
-    // (Ready | Dialling | Queued | Backoff) => Idle, for every endpoint of a priority that is not needed any more.
-    // Returns how many dials were stopped.
+    // any => Idle, for every endpoint of a priority that is not needed any more. Returns how many dials were stopped.
     pub(super) fn deactivate(&mut self, index: usize) -> usize {
         let Some(priority) = self.priorities.get_mut(index) else { return 0 };
         priority.active = false;
@@ -303,11 +345,26 @@ impl Roster {
         let members: Vec<Id> = priority.localities.iter().flat_map(|locality| &locality.members).copied().collect();
         let mut stopped = 0;
         for id in members {
-            if let Some(backend) = self.backends.get_mut(&id) {
-                stopped += usize::from(backend.retire());
-                (backend.state, backend.failed, backend.failures) = (State::Idle, false, 0);
+            let Some(backend) = self.backends.get_mut(&id) else { continue };
+            if matches!(backend.state, State::Idle) {
+                continue;
             }
+            stopped += usize::from(backend.retire());
+            // What comes of it later starts afresh.
+            (backend.state, backend.failed, backend.failures) = (State::Idle, false, 0);
             self.changed(id);
+        }
+        stopped
+    }
+
+    /// Lets go of what an update has moved into a priority that is not dialled, once it is known which ones are. Returns
+    /// how many dials were stopped.
+    pub(super) fn deactivate_strays(&mut self) -> usize {
+        let mut stopped = 0;
+        for index in 0..self.priorities.len() {
+            if !self.priorities[index].active {
+                stopped += self.deactivate(index);
+            }
         }
         stopped
     }
@@ -323,6 +380,15 @@ impl Roster {
         }
     }
 
+    /// After a connection was lost: turns to the addresses that the assignment names by now. Returns whether they are
+    /// others.
+    pub(super) fn readdress(&mut self, id: Id) -> bool {
+        let Some(backend) = self.backends.get_mut(&id) else { return false };
+        let Some(addresses) = backend.successor.take() else { return false };
+        backend.endpoint = Arc::new(Endpoint::new(addresses));
+        true
+    }
+
     /// The endpoint to dial, if `id` still waits for that.
     pub(super) fn queued(&self, id: Id) -> Option<Arc<Endpoint>> {
         let backend = self.backends.get(&id)?;
@@ -330,9 +396,9 @@ impl Roster {
     }
 
     // Queued => Dialling.
-    pub(super) fn dialling(&mut self, id: Id, task: AbortHandle) {
+    pub(super) fn dialling(&mut self, id: Id, dial: DialId, task: AbortHandle) {
         if let Some(backend) = self.backends.get_mut(&id) {
-            backend.state = State::Dialling(task);
+            (backend.dial, backend.state) = (dial, State::Dialling(task));
         }
     }
 

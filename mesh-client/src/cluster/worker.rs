@@ -72,6 +72,36 @@ pub(super) fn spawn(
 /// The number of an endpoint within its worker: events carry it, so that those of a removed endpoint find nobody.
 pub(super) type Id = u64;
 
+/// The number of a dial within its worker: an endpoint that is dialled again has a new one.
+pub(super) type DialId = u64;
+
+/// An event of a connection.
+struct News {
+    backend: Id,
+    dial: DialId,
+    event: ConnectionEvent,
+}
+
+/// The speaking end of one dial. Its task cannot end in silence, not even by a panic.
+struct Reporter {
+    backend: Id,
+    dial: DialId,
+    news: mpsc::UnboundedSender<News>,
+}
+
+impl Reporter {
+    fn report(&self, event: ConnectionEvent) -> bool {
+        self.news.send(News { backend: self.backend, dial: self.dial, event }).is_ok()
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        // No news if it has said so itself, or was told to end.
+        self.report(ConnectionEvent::Closed("its task has ended".to_owned()));
+    }
+}
+
 struct Worker {
     shared: Arc<Backends>,
     protocol: Protocol,
@@ -83,12 +113,15 @@ struct Worker {
     /// Waiting for a dial slot, oldest first. Ids of endpoints that are gone are skipped.
     queue: VecDeque<Id>,
     dials: usize,
+    last_dial: DialId,
     backoffs: BinaryHeap<Reverse<(Instant, Id)>>,
     last_failure: Option<String>,
     published: Option<Published>,
-    // Unbounded: a connection sends at most two events in its life, so the number of dials bounds it.
-    events: mpsc::UnboundedReceiver<(Id, ConnectionEvent)>,
-    reporter: mpsc::UnboundedSender<(Id, ConnectionEvent)>,
+    /// What calls are told when this worker is no more.
+    last_word: Option<Picker>,
+    // Unbounded: a connection sends at most three events in its life, so the number of dials bounds it.
+    events: mpsc::UnboundedReceiver<News>,
+    reporter: mpsc::UnboundedSender<News>,
 }
 
 impl Worker {
@@ -104,9 +137,11 @@ impl Worker {
             priorities: Priorities::default(),
             queue: VecDeque::new(),
             dials: 0,
+            last_dial: 0,
             backoffs: BinaryHeap::new(),
             last_failure: None,
             published: None,
+            last_word: None,
             events,
             reporter,
         }
@@ -129,16 +164,15 @@ impl Worker {
                     Err(_) => break,
                 },
                 event = self.events.recv() => {
-                    if let Some((id, event)) = event {
-                        self.event(id, event);
+                    if let Some(news) = event {
+                        self.event(news);
                     }
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
         }
         // Callers that still wait are routed again; dropping the roster retires its connections.
-        self.shared.picker.store(Arc::new(Picker::Removed));
-        self.shared.wakeups.all();
+        self.last_word = Some(Picker::Removed);
     }
 
     /// When something has to happen without an event.
@@ -149,8 +183,8 @@ impl Worker {
 
     /// Everything that follows from what has arrived: timers, priorities, dials, and one picker at most.
     fn turn(&mut self) {
-        while let Ok((id, event)) = self.events.try_recv() {
-            self.event(id, event);
+        while let Ok(news) = self.events.try_recv() {
+            self.event(news);
         }
         let now = Instant::now();
         while let Some(Reverse((due, id))) = self.backoffs.peek().copied()
@@ -192,37 +226,31 @@ impl Worker {
         let reports = (0..count).map(|priority| (priority, self.roster.state(priority)));
         self.priorities.update(0..count, reports, now);
         self.follow(now);
+        self.dials -= self.roster.deactivate_strays();
         self.shared.roster.store(Arc::new(self.roster.endpoints()));
     }
 
     // === Events ===
 
-    fn event(&mut self, id: Id, event: ConnectionEvent) {
+    fn event(&mut self, News { backend: id, dial, event }: News) {
         let now = Instant::now();
-        let Some(backend) = self.roster.get_mut(id) else {
-            if let ConnectionEvent::Ready(connection) = event {
-                connection.retire();
-            }
-            // Its dial was counted off when it was removed.
-            return;
-        };
-        if matches!(event, ConnectionEvent::Ready(_) | ConnectionEvent::Failed(_)) {
-            self.dials -= 1;
-        }
+        let Some(backend) = self.roster.get_mut(id) else { return stale(event) };
         let (address, priority) = (backend.endpoint.addresses.first, backend.priority());
         let cluster = &self.shared.cluster;
-        match event {
-            ConnectionEvent::Ready(connection) => {
+        match (event, backend.is_dialled_by(dial), backend.is_connected_by(dial)) {
+            (ConnectionEvent::Ready(connection), true, _) => {
+                self.dials -= 1;
                 tracing::debug!(%cluster, endpoint = %address, "endpoint ready");
                 backend.ready(connection, now);
             }
-            ConnectionEvent::Failed(reason) => {
+            (ConnectionEvent::Failed(reason) | ConnectionEvent::Closed(reason), true, _) => {
+                self.dials -= 1;
                 tracing::debug!(%cluster, endpoint = %address, %reason, "endpoint failed");
                 let due = backend.failed(now, |failures| backoff(failures, fastrand::f64()));
                 self.backoffs.push(Reverse((due, id)));
                 self.last_failure = Some(reason);
             }
-            ConnectionEvent::Closed(reason) => {
+            (ConnectionEvent::Closed(reason), _, true) => {
                 tracing::debug!(%cluster, endpoint = %address, %reason, "endpoint connection closed");
                 let pause = || backoff(1, fastrand::f64());
                 match backend.closed(now, SHORT_LIVED, pause) {
@@ -230,7 +258,12 @@ impl Worker {
                     None => self.queue.push_back(id),
                 }
                 self.last_failure = Some(format!("{address}: {reason}"));
+                if self.roster.readdress(id) {
+                    self.shared.roster.store(Arc::new(self.roster.endpoints()));
+                }
             }
+            // Of a dial that was stopped, or a connection that was retired: counted off when that was done.
+            (event, _, _) => return stale(event),
         }
         self.roster.changed(id);
         self.priorities.report(&priority, self.roster.state(priority), now);
@@ -265,10 +298,11 @@ impl Worker {
                 options: Arc::clone(&self.dial),
                 wakeups: Arc::clone(&self.shared.wakeups),
             };
-            let reporter = self.reporter.clone();
-            let run = dial.run(move |event| reporter.send((id, event)).is_ok());
+            self.last_dial += 1;
+            let reporter = Reporter { backend: id, dial: self.last_dial, news: self.reporter.clone() };
+            let run = dial.run(move |event| reporter.report(event));
             let task = self.options.connections.spawn_on(run, &self.options.runtime);
-            self.roster.dialling(id, task.abort_handle());
+            self.roster.dialling(id, self.last_dial, task.abort_handle());
         }
     }
 }
@@ -317,6 +351,27 @@ impl Worker {
             }
             changed
         });
+    }
+}
+
+/// Nobody waits for this connection any more.
+fn stale(event: ConnectionEvent) {
+    if let ConnectionEvent::Ready(connection) = event {
+        connection.retire();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let last_word = match self.last_word.take() {
+            Some(last_word) => last_word,
+            // It starts again in a moment: calls wait for that.
+            None if std::thread::panicking() => Picker::Wait,
+            // Its runtime was shut down under it. Nobody else will connect: calls must not wait for ever.
+            None => Picker::Fail("the runtime that the mesh ran on has ended".into()),
+        };
+        self.shared.picker.store(Arc::new(last_word));
+        self.shared.wakeups.all();
     }
 }
 
