@@ -4,10 +4,11 @@
 
 use crate::rig::within;
 use interop_tests::proto::testing::{SimpleRequest, test_service_client::TestServiceClient};
-use mesh_client::{MeshChannel, testing::TestMesh};
+use mesh_client::{Mesh, MeshChannel, testing::TestMesh};
 use mesh_xds::{
+    Bootstrap, ServerAddress,
     control_plane::{
-        Resources,
+        ControlPlane, Resources, Serving,
         resources::{cluster_eds, endpoints, listener, route_config, virtual_host},
     },
     resource::Kind,
@@ -31,7 +32,12 @@ pub(crate) fn mesh(resources: Resources) -> TestMesh {
 
 /// A channel that is configured and connected.
 pub(crate) async fn ready(mesh: &TestMesh, name: &str) -> MeshChannel {
-    let channel = mesh.mesh().channel(&format!("xds:///{name}")).expect("a valid target");
+    ready_in(mesh.mesh(), name).await
+}
+
+/// The same of a mesh that is not a [`TestMesh`].
+async fn ready_in(mesh: &Mesh, name: &str) -> MeshChannel {
+    let channel = mesh.channel(&format!("xds:///{name}")).expect("a valid target");
     channel.ready(Duration::from_secs(30)).await.expect("configured and connected");
     channel
 }
@@ -42,14 +48,80 @@ pub(crate) async fn unary(channel: &MeshChannel) -> Result<String, Status> {
     Ok(response.into_inner().hostname)
 }
 
-/// Waits until every channel of the mesh has applied what is served now: until the resource was ACKed at the version
-/// served, and what was ACKed is what calls see.
+/// Waits until every channel of the mesh has applied what is served now.
 pub(crate) async fn applied(mesh: &TestMesh, kind: Kind, name: &str) {
-    within("the ACK", mesh.control_plane().wait_for_ack(kind.type_url(), name)).await;
+    applied_by(mesh.mesh(), mesh.control_plane(), kind, name).await;
+}
+
+/// Until the resource was ACKed at the version served, and what was ACKed is what calls see.
+async fn applied_by(mesh: &Mesh, control_plane: &ControlPlane, kind: Kind, name: &str) {
+    within("the ACK", control_plane.wait_for_ack(kind.type_url(), name)).await;
     within("applied", async {
-        while mesh.mesh().status().applied_version(kind, name).is_none() {
+        while mesh.status().applied_version(kind, name).is_none() {
             tokio::task::yield_now().await;
         }
     })
     .await;
+}
+
+/// `count`, times what `MESH_SOAK` says: .ci/soak runs the same tests for longer.
+pub(crate) fn soak(count: u32) -> u32 {
+    let factor = std::env::var("MESH_SOAK").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1.0);
+    (f64::from(count) * factor).max(1.0) as u32
+}
+
+// === SocketMesh ===
+
+/// A mesh whose control plane listens on a socket, and can leave and come back.
+pub(crate) struct SocketMesh {
+    mesh: Mesh,
+    control_plane: ControlPlane,
+    address: SocketAddr,
+    serving: Option<Serving>,
+}
+
+/// The bootstrap of a node that follows the control plane at `address`.
+fn bootstrap_to(node: &str, address: SocketAddr) -> Bootstrap {
+    let server = ServerAddress::parse(&address.to_string()).expect("an address");
+    Bootstrap::builder().node_id(node).server(server).build().expect("a server")
+}
+
+impl SocketMesh {
+    pub(crate) async fn start(resources: Resources) -> Self {
+        let control_plane = ControlPlane::new();
+        control_plane.set(resources);
+        let serving = control_plane.listen("127.0.0.1:0").await.expect("a free port");
+        let address = serving.local_addr().expect("bound");
+        let mesh = Mesh::builder(bootstrap_to("socket", address)).build();
+        Self { mesh, control_plane, address, serving: Some(serving) }
+    }
+
+    pub(crate) fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    pub(crate) async fn ready(&self, name: &str) -> MeshChannel {
+        ready_in(&self.mesh, name).await
+    }
+
+    pub(crate) fn set(&self, resources: Resources) {
+        self.control_plane.set(resources);
+    }
+
+    pub(crate) async fn applied(&self, kind: Kind, name: &str) {
+        applied_by(&self.mesh, &self.control_plane, kind, name).await;
+    }
+
+    /// The control plane is gone: its port refuses.
+    pub(crate) fn stop_serving(&mut self) {
+        self.serving = None;
+    }
+
+    /// It is back at the same port.
+    pub(crate) async fn serve_again(&mut self) {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("a socket option");
+        socket.bind(self.address).expect("its port");
+        self.serving = Some(self.control_plane.serve(socket.listen(16).expect("bound")).await);
+    }
 }

@@ -1,0 +1,137 @@
+//! No call is lost: an open loop of calls goes on while everything around it changes.
+//!
+//! Clusters are swapped, weights change, backends are restarted gracefully, refuse streams and run out of them, the
+//! control plane goes away and comes back. Every call gets its answer, and who answered is who says so. It does NOT kill
+//! anything: calls in flight on a connection that is reset are lost by right.
+
+use crate::{
+    load::Load,
+    mesh::{SocketMesh, soak},
+    refuser::Refuser,
+    rig::{addresses, backends},
+};
+use interop_tests::backend::Backend;
+use mesh_xds::{
+    control_plane::{
+        Resources,
+        resources::{cluster_eds, endpoints, listener, route_config, virtual_host, virtual_host_weighted},
+    },
+    resource::Kind,
+};
+use std::net::SocketAddr;
+
+const PER_SECOND: u32 = 500;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_clusters_are_swapped_and_weighted() {
+    let [a, b, c, d] = backends(["a", "b", "c", "d"]).await;
+    let colours = [addresses([&a, &b]), addresses([&c, &d])];
+    let mesh = SocketMesh::start(split(&colours, 1)).await;
+    let channel = mesh.ready("echo").await;
+    let load = Load::start(channel, PER_SECOND);
+    for round in 0..soak(50) {
+        mesh.set(swapped(&colours, round));
+        mesh.applied(Kind::RouteConfig, "routes").await;
+    }
+    for weight in 0..soak(20) {
+        mesh.set(split(&colours, 1 + weight * 7 % 99));
+        mesh.applied(Kind::RouteConfig, "routes").await;
+    }
+    load.stop().await.were_all_answered_by(&[&a, &b, &c, &d]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_backends_restart_gracefully() {
+    // One of them has room for a single stream, which now and then a slow call takes.
+    let narrow = Backend::builder("narrow").max_concurrent_streams(1).start().await.expect("a free port");
+    let [mut a, mut b] = backends(["a", "b"]).await;
+    let mesh = SocketMesh::start(one(&addresses([&a, &b, &narrow]))).await;
+    let load = Load::start_with(mesh.ready("echo").await, PER_SECOND, |number| {
+        (number % 300 == 0).then_some(("rpc-behavior", "hostname=narrow sleep-1".to_owned()))
+    });
+    for _ in 0..soak(2) {
+        for backend in [&a, &b, &narrow] {
+            let before = backend.counters().connections;
+            backend.restart();
+            backend.wait_for(|now| now.connections > before).await.expect("connected again");
+        }
+        for backend in [&mut a, &mut b] {
+            // The port is closed for a while, too.
+            let before = backend.counters().connections;
+            backend.stop().await;
+            load.goes_on(50).await;
+            backend.revive().await.expect("its port");
+            backend.wait_for(|now| now.connections > before).await.expect("connected again");
+        }
+    }
+    load.stop().await.were_all_answered_by(&[&a, &b, &narrow]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_when_streams_are_refused_after_their_body_was_read() {
+    let [a] = backends(["a"]).await;
+    let refuser = Refuser::start("refuser").await;
+    let mesh = SocketMesh::start(one(&[a.address(), refuser.address()])).await;
+    let load = Load::start_with(mesh.ready("echo").await, PER_SECOND, |number| Some(("x-call", number.to_string())));
+    load.goes_on(u64::from(soak(500))).await;
+    let replies = load.stop().await;
+    assert!(refuser.refused() > 0, "nothing was refused");
+    replies.came_from("refuser", refuser.answered());
+    replies.came_from("a", a.counters().succeeded);
+    replies.were_all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_the_control_plane_is_away() {
+    let [a, b, c] = backends(["a", "b", "c"]).await;
+    let mut mesh = SocketMesh::start(one(&addresses([&a, &b]))).await;
+    let load = Load::start(mesh.ready("echo").await, PER_SECOND);
+    // The stream breaks, and comes back at once.
+    mesh.control_plane().cut_streams();
+    load.goes_on(100).await;
+    // It is refused for a while.
+    mesh.control_plane().refuse(true);
+    mesh.control_plane().cut_streams();
+    load.goes_on(200).await;
+    mesh.control_plane().refuse(false);
+    // The process is gone, and another one takes its port.
+    mesh.stop_serving();
+    load.goes_on(400).await;
+    mesh.set(one(&addresses([&b, &c])));
+    mesh.serve_again().await;
+    mesh.applied(Kind::Endpoints, "one").await;
+    load.old_calls_end().await;
+    let so_far = a.counters().calls;
+    load.goes_on(100).await;
+    assert_eq!(a.counters().calls, so_far, "a removed endpoint was called");
+    load.stop().await.were_all_answered_by(&[&a, &b, &c]);
+}
+
+fn one(addresses: &[SocketAddr]) -> Resources {
+    Resources::default()
+        .with(listener("echo", "routes"))
+        .with(route_config("routes", vec![virtual_host("*", "one")]))
+        .with(cluster_eds("one"))
+        .with(endpoints("one", addresses))
+}
+
+/// Two clusters that share the calls.
+fn split(colours: &[[SocketAddr; 2]; 2], weight: u32) -> Resources {
+    Resources::default()
+        .with(listener("echo", "routes"))
+        .with(route_config("routes", vec![virtual_host_weighted("*", &[("blue", weight), ("green", 100 - weight)])]))
+        .with(cluster_eds("blue"))
+        .with(endpoints("blue", &colours[0]))
+        .with(cluster_eds("green"))
+        .with(endpoints("green", &colours[1]))
+}
+
+/// A cluster that was not there before takes all calls.
+fn swapped(colours: &[[SocketAddr; 2]; 2], round: u32) -> Resources {
+    let name = format!("swap-{round}");
+    Resources::default()
+        .with(listener("echo", "routes"))
+        .with(route_config("routes", vec![virtual_host("*", &name)]))
+        .with(cluster_eds(&name))
+        .with(endpoints(&name, &colours[round as usize % 2]))
+}
