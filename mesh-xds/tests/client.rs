@@ -2,13 +2,14 @@
 #![cfg(feature = "control-plane")]
 
 use mesh_xds::{
-    Bootstrap, ServerAddress, Snapshot, StreamState, Target, TargetName, TargetWatch, XdsClient,
+    Bootstrap, InProcess, ServerAddress, Snapshot, StreamState, Target, TargetName, TargetWatch, XdsClient,
     control_plane::{ControlPlane, Event, Resources, Verdict, resources as xds},
     resource::{ClusterName, Kind},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
+    sync::watch,
     time::{Instant, timeout},
 };
 
@@ -45,7 +46,7 @@ fn target(listener: &str) -> TargetName {
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(200), future).await.expect("does not hang")
+    timeout(Duration::from_secs(600), future).await.expect("does not hang")
 }
 
 /// The next snapshot for which `wanted` holds.
@@ -464,4 +465,85 @@ async fn dynamic_kinds_that_are_not_there_yet_fail_their_cluster_only() {
     let error = cluster(&found, "dns").expect_err("not supported");
     assert!(error.contains("LOGICAL_DNS") && error.contains("\"dns\"") && error.contains(NODE), "{error}");
     assert_eq!(found.clusters[&ClusterName::new("dns")].name.as_str(), "dns");
+}
+
+// === Connections that go silent ===
+
+/// A door to the control plane whose bytes stop when told to, as behind a proxy that hangs.
+fn freezable(control_plane: &ControlPlane) -> (InProcess, watch::Sender<bool>) {
+    let behind = control_plane.in_process();
+    let (door, mut dials) = InProcess::new("freezable");
+    let (frozen, is_frozen) = watch::channel(false);
+    tokio::spawn(async move {
+        while let Some(mut outside) = dials.recv().await {
+            let (mut inside, mut is_frozen) = (behind.dial().expect("open"), is_frozen.clone());
+            tokio::spawn(async move {
+                let freezing = async { is_frozen.wait_for(|frozen| *frozen).await.is_ok() };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut outside, &mut inside) => {}
+                    _ = freezing => {
+                        // Both ends stay open and nothing passes.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            });
+        }
+    });
+    (door, frozen)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_goes_silent_is_replaced_after_the_keepalive() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(web("a", 1));
+    let (door, frozen) = freezable(&control_plane);
+    let client = client(door);
+    let mut watch = client.watch(target("web"));
+    snapshot(&mut watch, serves("a", 1)).await;
+    soon(control_plane.wait_for_ack(EDS, "a")).await;
+    frozen.send_replace(true);
+    idle().await;
+    frozen.send_replace(false);
+    let began = Instant::now();
+    control_plane.set(web("a", 2));
+    timeout(Duration::from_secs(1000), snapshot(&mut watch, serves("a", 2))).await.expect("a new connection");
+    // "xDS channel keepalive: 5 min interval, 20 s timeout".
+    assert!(began.elapsed() <= Duration::from_secs(5 * 60 + 20 + 1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_is_a_connect_error_after_twenty_seconds_and_no_missing_resource() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(web("a", 1));
+    let (door, frozen) = freezable(&control_plane);
+    frozen.send_replace(true);
+    let client = client(door);
+    let began = Instant::now();
+    let mut watch = client.watch(target("web"));
+    let error = failure(&mut watch).await;
+    assert_eq!(began.elapsed().as_secs(), 20);
+    assert!(error.contains("no HTTP/2 answer") && !error.contains("does not exist"), "{error}");
+    frozen.send_replace(false);
+    snapshot(&mut watch, serves("a", 1)).await;
+    assert_eq!(began.elapsed().as_secs(), 21, "one backoff after recovery");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_and_its_bootstrap_may_appear_late() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, socket) = (dir.path().join("bootstrap.json"), dir.path().join("XDS"));
+    let reading = tokio::spawn(Bootstrap::from_file(path.clone(), Duration::from_secs(60)));
+    tokio::task::yield_now().await;
+    let json = format!(
+        r#"{{"xds_servers":[{{"server_uri":"unix://{}","channel_creds":[{{"type":"insecure"}}]}}],"node":{{"id":"n"}}}}"#,
+        socket.display()
+    );
+    std::fs::write(&path, json).expect("writable");
+    let control_plane = ControlPlane::new();
+    control_plane.set(web("a", 1));
+    let _serving = control_plane.serve_unix(&socket).await.expect("a free path");
+    let bootstrap = soon(reading).await.expect("no panic").expect("it appeared");
+    let client = XdsClient::connect_on(&Handle::current(), bootstrap);
+    snapshot(&mut client.watch(target("web")), serves("a", 1)).await;
 }
