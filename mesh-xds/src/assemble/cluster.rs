@@ -57,28 +57,33 @@ impl Node {
         references: &mut References<ClusterName>,
     ) -> bool {
         let (outcome, wanted) = self.outcome(name, cache);
+        let mut wants_more = false;
         if let Some(wanted) = &wanted
             && self.endpoints.insert(Arc::clone(wanted))
         {
             references.add(wanted, name.clone());
+            wants_more = true;
         }
-        match outcome {
+        let differs = match outcome {
             Outcome::Complete(state) => {
                 let changed = set(&mut self.config, name, state);
                 let recovered = self.unreachable.take().is_some();
-                // The switch is made: what only the previous value needed is given up.
-                self.endpoints.retain(|held| {
-                    let keep = Some(held) == wanted.as_ref();
-                    if !keep {
-                        references.remove(held, name.clone());
-                    }
-                    keep
-                });
                 changed || recovered
             }
             Outcome::Unreachable(state) => set(&mut self.unreachable, name, state),
-            Outcome::Incomplete => self.unreachable.take().is_some(),
-        }
+            // What is missing is something else now.
+            Outcome::Incomplete => self.unreachable.take().is_some() || wants_more,
+        };
+        // What neither the value that is kept nor the one to come is made of is given up.
+        let serving = self.config.as_ref().and_then(|config| service_name(config));
+        self.endpoints.retain(|held| {
+            let keep = wanted.as_ref() == Some(held) || serving == Some(&**held);
+            if !keep {
+                references.remove(held, name.clone());
+            }
+            keep
+        });
+        differs
     }
 
     /// Gives up what it needs.
@@ -149,9 +154,16 @@ impl Node {
     }
 
     fn held_endpoints(&self, service_name: &str) -> Option<&Arc<ClusterLoadAssignment>> {
-        let held = self.config.as_ref()?.state.as_ref().ok()?;
-        matches!(&held.cluster.discovery, Discovery::Eds { service_name: of } if of == service_name)
-            .then_some(&held.endpoints)
+        let config = self.config.as_ref().filter(|config| self::service_name(config) == Some(service_name))?;
+        config.state.as_ref().ok().map(|held| &held.endpoints)
+    }
+}
+
+/// The EDS resource that a value was made of.
+fn service_name(config: &ClusterConfig) -> Option<&str> {
+    match &config.state.as_ref().ok()?.cluster.discovery {
+        Discovery::Eds { service_name } => Some(service_name),
+        _ => None,
     }
 }
 

@@ -153,3 +153,6 @@ impl Assembler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
