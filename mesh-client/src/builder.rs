@@ -168,7 +168,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// HTTP/2 flow-control window of a connection, in bytes; 5 MiB unless set.
+    /// HTTP/2 flow-control window of a connection, in bytes; 2 GiB, its maximum, unless set, so that slow readers slow
+    /// down nobody else.
     #[must_use]
     pub fn initial_connection_window_size(mut self, bytes: u32) -> Self {
         self.dial.connection_window = bytes;

@@ -48,7 +48,9 @@ impl Default for DialOptions {
             connect_timeout: Duration::from_secs(20),
             keepalive: None,
             stream_window: 2 * 1024 * 1024,
-            connection_window: 5 * 1024 * 1024,
+            // Unlimited: each stream has its limit, and with a small one here a few slow readers would stall all the
+            // calls beside them. gRPC-Go does so by not waiting for its readers.
+            connection_window: (1 << 31) - 1,
             max_header_list_size: 64 * 1024,
         }
     }
