@@ -104,8 +104,8 @@ impl Sender {
             failure => failure,
         })?;
         let pump = exchange.stream.take().zip(upload.take()).map(|(stream, mut upload)| {
-            // The response came before the upload was over. The caller may now only read, or only write: the rest
-            // goes on by itself, until the response body is dropped.
+            // The response began before the upload was over. The caller may now only read, or only write: the rest
+            // goes on by itself, until the response has ended or is given up.
             upload.commit();
             let mut exchange = Pump { stream, chunk: exchange.chunk.take(), upload };
             tokio::spawn(future::poll_fn(move |cx| exchange.poll(cx))).abort_handle()
@@ -313,8 +313,9 @@ impl RecvBody {
 
 impl Drop for RecvBody {
     fn drop(&mut self) {
-        // A response that ended lets its upload finish; one that was given up takes it along.
-        if let Some(pump) = self.pump.take_if(|_| !self.ended) {
+        // The call is over, whether the response has ended or was given up: what is left of the upload goes with it, as
+        // in gRPC and in Envoy's router. It would hold a stream that nobody counts, for as long as its body likes.
+        if let Some(pump) = self.pump.take() {
             pump.abort();
         }
     }
