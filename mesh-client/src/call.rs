@@ -85,6 +85,7 @@ impl Live {
                     let peer = self.finish.slot.peer();
                     match failure {
                         RecvFailure::Reset(code) => Cause::Reset { peer, code },
+                        RecvFailure::Unacceptable(reason) => Cause::Unacceptable { peer, reason },
                         RecvFailure::Io(reason) => Cause::Connection { peer, reason },
                     }
                 })

@@ -86,6 +86,13 @@ pub enum Cause {
         /// The HTTP/2 error code.
         code: u32,
     },
+    /// The response cannot be taken: its headers are larger than allowed, or malformed. INTERNAL, or 502.
+    Unacceptable {
+        /// The endpoint.
+        peer: SocketAddr,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The deadline passed: DEADLINE_EXCEEDED, or 504.
     DeadlineExceeded {
         /// From the start of the call.
@@ -118,6 +125,7 @@ impl fmt::Display for Cause {
             }
             Self::Connection { peer, reason } => write!(f, "endpoint {peer}: {reason}"),
             Self::Reset { peer, code } => write!(f, "endpoint {peer}: stream reset with HTTP/2 error code {code}"),
+            Self::Unacceptable { peer, reason } => write!(f, "endpoint {peer}: response cannot be taken: {reason}"),
             Self::DeadlineExceeded { after } => write!(f, "deadline exceeded after {after:?}"),
             Self::RequestBody(reason) => write!(f, "request body failed: {reason}"),
             Self::InvalidRequest(reason) => write!(f, "request cannot be sent: {reason}"),
@@ -146,7 +154,7 @@ impl MeshError {
         match &self.cause {
             Cause::DeadlineExceeded { .. } => grpc::DEADLINE_EXCEEDED,
             Cause::RequestBody(_) => grpc::CANCELLED,
-            Cause::InvalidRequest(_) => grpc::INTERNAL,
+            Cause::InvalidRequest(_) | Cause::Unacceptable { .. } => grpc::INTERNAL,
             Cause::Reset { code, .. } => grpc::from_reset(*code),
             _ => grpc::UNAVAILABLE,
         }
@@ -156,6 +164,7 @@ impl MeshError {
     pub fn http_status(&self) -> StatusCode {
         match &self.cause {
             Cause::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Cause::Unacceptable { .. } => StatusCode::BAD_GATEWAY,
             Cause::InvalidRequest(_) | Cause::RequestBody(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -222,6 +231,7 @@ impl Cause {
             SendFailure::Refused => Self::Connection { peer, reason: "stream refused".to_owned() },
             SendFailure::GoneAway => Self::Connection { peer, reason: "connection is going away".to_owned() },
             SendFailure::Reset(code) => Self::Reset { peer, code },
+            SendFailure::Unacceptable(reason) => Self::Unacceptable { peer, reason },
             SendFailure::RequestBody(reason) => Self::RequestBody(reason),
             SendFailure::Invalid(reason) => Self::InvalidRequest(reason),
         }

@@ -253,12 +253,26 @@ where
 }
 
 fn failure(error: &h2::Error) -> SendFailure {
+    // First, because it may be REFUSED_STREAM, too; but the server did its work, so that it must not be repeated.
+    if let Some(reason) = unacceptable(error) {
+        return SendFailure::Unacceptable(reason);
+    }
     match error.reason() {
         Some(Reason::REFUSED_STREAM) if error.is_reset() => SendFailure::Refused,
         Some(reason) if error.is_reset() => SendFailure::Reset(reason.into()),
         // Streams up to the last id go on after a GOAWAY; only those above it see this.
         Some(_) if error.is_go_away() && error.is_remote() => SendFailure::GoneAway,
         _ => SendFailure::Io(error.to_string()),
+    }
+}
+
+/// What is wrong with the response, if it was h2 that reset the stream, on our behalf.
+fn unacceptable(error: &h2::Error) -> Option<String> {
+    match error.reason()? {
+        // h2 calls it GOAWAY until the reset has been written.
+        Reason::REFUSED_STREAM if error.is_library() => Some("headers above the limit".to_owned()),
+        reason if error.is_library() && error.is_reset() => Some(format!("{reason:?}: {reason}")),
+        _ => None,
     }
 }
 
@@ -302,6 +316,9 @@ impl RecvBody {
             },
         };
         self.ended = true;
+        if let Some(reason) = unacceptable(&error) {
+            return Poll::Ready(Some(Err(RecvFailure::Unacceptable(reason))));
+        }
         Poll::Ready(match error.reason() {
             // The response is complete, the server only declines the rest of the upload.
             Some(Reason::NO_ERROR) if error.is_reset() => None,

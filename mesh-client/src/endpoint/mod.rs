@@ -234,6 +234,8 @@ pub(crate) enum SendFailure {
     GoneAway,
     /// The server reset the stream, with this HTTP/2 error code.
     Reset(u32),
+    /// We reset the stream, because the response cannot be taken: headers too large, or malformed.
+    Unacceptable(String),
     /// The connection broke after the request was (perhaps) sent.
     Io(String),
     /// The caller's own request body failed.
@@ -247,6 +249,8 @@ pub(crate) enum SendFailure {
 pub(crate) enum RecvFailure {
     /// The server reset the stream, with this HTTP/2 error code.
     Reset(u32),
+    /// We reset the stream, because the rest of the response cannot be taken.
+    Unacceptable(String),
     /// The connection broke.
     Io(String),
 }
