@@ -86,7 +86,9 @@ impl Live {
                     match failure {
                         RecvFailure::Reset(code) => Cause::Reset { peer, code },
                         RecvFailure::Unacceptable(reason) => Cause::Unacceptable { peer, reason },
-                        RecvFailure::Io(reason) => Cause::Connection { peer, reason },
+                        RecvFailure::Io(reason) => {
+                            Cause::Connection { peer, reason: self.finish.slot.why_lost(reason) }
+                        }
                     }
                 })
             }));

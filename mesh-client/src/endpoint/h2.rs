@@ -446,10 +446,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         if self.retired.flag.load(Ordering::Acquire) {
             return Poll::Ready("retired".to_owned());
         }
-        match &mut self.keepalive {
-            Some(pings) => pings.poll(cx, self.gate.active()),
-            None => Poll::Pending,
-        }
+        self.poll_keepalive(cx)
     }
 
     /// Ready when the last stream is over and the socket is closed.
@@ -458,10 +455,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             return Poll::Ready(());
         }
         // A peer that went silent must not pin its calls for ever, drained or not.
-        match &mut self.keepalive {
-            Some(pings) => pings.poll(cx, self.gate.active()).map(drop),
-            None => Poll::Pending,
-        }
+        self.poll_keepalive(cx).map(drop)
+    }
+
+    /// Ready, with the reason, when the peer has gone silent.
+    fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+        let Some(pings) = &mut self.keepalive else { return Poll::Pending };
+        let reason = ready!(pings.poll(cx, self.gate.active()));
+        // For the streams in flight, which will only see that their connection was dropped.
+        let _ = self.gate.lost.set(reason.clone());
+        Poll::Ready(reason)
     }
 }
 

@@ -30,7 +30,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -117,12 +117,20 @@ pub(crate) struct Gate {
     active: AtomicUsize,
     /// How many the peer allows now (SETTINGS_MAX_CONCURRENT_STREAMS).
     quota: AtomicUsize,
+    /// Why the driver gave the connection up, where the socket itself would not say.
+    lost: OnceLock<String>,
     wakeups: Arc<Wakeups>,
 }
 
 impl Gate {
     fn new(wakeups: Arc<Wakeups>) -> Self {
-        Self { open: AtomicBool::new(true), active: AtomicUsize::new(0), quota: AtomicUsize::new(usize::MAX), wakeups }
+        Self {
+            open: AtomicBool::new(true),
+            active: AtomicUsize::new(0),
+            quota: AtomicUsize::new(usize::MAX),
+            lost: OnceLock::new(),
+            wakeups,
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -207,11 +215,20 @@ impl Slot {
             #[cfg(feature = "http1")]
             Transport::H1(pool) => pool.send(head, upload).await.map(|(head, body)| (head, RecvBody::H1(body))),
         };
-        if let Err(SendFailure::Unsent(_)) = result {
-            // Its driver will notice, too; but the next pick comes before the driver's next turn.
-            self.connection.gate.close();
+        match result {
+            Err(SendFailure::Unsent(reason)) => {
+                // Its driver will notice, too; but the next pick comes before the driver's next turn.
+                self.connection.gate.close();
+                Err(SendFailure::Unsent(reason))
+            }
+            Err(SendFailure::Io(reason)) => Err(SendFailure::Io(self.why_lost(reason))),
+            result => result,
         }
-        result
+    }
+
+    /// Why the connection is gone: what its driver found out, or else what the socket said.
+    pub(crate) fn why_lost(&self, otherwise: String) -> String {
+        self.connection.gate.lost.get().cloned().unwrap_or(otherwise)
     }
 }
 
