@@ -180,7 +180,7 @@ fn leds_config(leds: &pb::LedsClusterLocalityConfig, scope: &mut Scope<'_>) -> R
 // === Endpoint ===
 
 /// One endpoint; `None` for one that cannot be reached from here.
-fn endpoint(
+pub(super) fn endpoint(
     endpoint: pb::LbEndpoint,
     seen: &mut FxHashSet<SocketAddr>,
     scope: &mut Scope<'_>,

@@ -76,7 +76,8 @@ pub fn decode(kind: Kind, type_url: &str, bytes: &Bytes, context: &DecodeContext
 
 /// As [`decode`], for bytes that replace those of `previous`: the same result for less work.
 ///
-/// The virtual hosts of a route configuration whose bytes are equal are taken over with their identity.
+/// The virtual hosts of a route configuration whose bytes are equal are taken over with their identity; so are a
+/// load assignment's endpoints before and after those that changed, by value.
 pub fn decode_after(
     previous: &Received,
     kind: Kind,
@@ -84,10 +85,10 @@ pub fn decode_after(
     bytes: &Bytes,
     context: &DecodeContext,
 ) -> Received {
+    let bare = type_name(type_url) == type_name(kind.type_url());
     let fast = match kind {
-        Kind::RouteConfig if type_name(type_url) == type_name(kind.type_url()) => {
-            unchanged::route_config(bytes, context, previous)
-        }
+        Kind::RouteConfig if bare => unchanged::route_config(bytes, context, previous),
+        Kind::Endpoints if bare => unchanged::load_assignment(bytes, context, previous),
         _ => None,
     };
     fast.unwrap_or_else(|| decode(kind, type_url, bytes, context))

@@ -1,7 +1,10 @@
 //! Endpoints, localities and drops.
 
-use super::{received, reports};
-use mesh_xds::resource::{ClusterLoadAssignment, Health, Kind, Resource};
+use super::{context, received, reports};
+use mesh_xds::{
+    decode::decode_after,
+    resource::{ClusterLoadAssignment, Health, Kind, Resource},
+};
 use std::sync::Arc;
 
 fn assignment(yaml: &str) -> (Arc<ClusterLoadAssignment>, Vec<String>) {
@@ -116,4 +119,50 @@ fn endpoints_that_come_by_another_way_are_none_yet() {
         reports,
         ["endpoints[0].leds_cluster_locality_config: LEDS is not supported: the locality has no endpoints"]
     );
+}
+
+// === Updates ===
+
+#[test]
+fn an_update_decodes_to_the_same_as_from_scratch() {
+    let host = |port: u32| at(&format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}"));
+    let weighted =
+        |port: u32, weight: u32| host(port).replacen('{', &format!("{{load_balancing_weight: {weight}, "), 1);
+    let locality = |region: &str, priority: u32, endpoints: &[String]| {
+        format!(
+            "{{locality: {{region: {region}}}, load_balancing_weight: 1, priority: {priority}, lb_endpoints: [{}]}}",
+            endpoints.join(", ")
+        )
+    };
+    let of = |localities: &[String]| format!("endpoints: [{}]", localities.join(", "));
+    let two = |first: &[String], second: &[String]| of(&[locality("r", 1, second), locality("r", 0, first)]);
+    let hosts = |ports: &[u32]| ports.iter().map(|port| host(*port)).collect::<Vec<_>>();
+    let first = received(Kind::Endpoints, &two(&hosts(&[1, 2, 3]), &hosts(&[11, 12])));
+    let unusable = at("{pipe: {path: /x}}");
+    for (what, yaml) in [
+        ("nothing", two(&hosts(&[1, 2, 3]), &hosts(&[11, 12]))),
+        ("one changed", two(&hosts(&[1, 9, 3]), &hosts(&[11, 12]))),
+        ("the first changed", two(&hosts(&[9, 2, 3]), &hosts(&[11, 12]))),
+        ("the last changed", two(&hosts(&[1, 2, 9]), &hosts(&[11, 12]))),
+        ("one in each", two(&hosts(&[1, 2, 9]), &hosts(&[19, 12]))),
+        ("one removed", two(&hosts(&[1, 3]), &hosts(&[11, 12]))),
+        ("all of one removed", two(&hosts(&[1, 2, 3]), &[])),
+        ("added", two(&hosts(&[1, 2, 8, 9, 3]), &hosts(&[11, 12]))),
+        ("moved", two(&hosts(&[3, 1, 2]), &hosts(&[11, 12]))),
+        ("from one to the other", two(&hosts(&[1, 2]), &hosts(&[3, 11, 12]))),
+        ("twice in one", two(&hosts(&[1, 2, 2]), &hosts(&[11, 12]))),
+        ("twice in two", two(&hosts(&[1, 11, 3]), &hosts(&[11, 12]))),
+        ("health", two(&hosts(&[1, 2, 3]), &[host(11), host(12).replacen('{', "{health_status: DRAINING, ", 1)])),
+        ("an invalid weight", two(&[host(1), weighted(2, 0), host(3)], &hosts(&[11, 12]))),
+        ("a sum too large", two(&[host(1), weighted(2, u32::MAX), host(3)], &hosts(&[11, 12]))),
+        ("one that is skipped", two(&[host(1), unusable, host(3)], &hosts(&[11, 12]))),
+        ("another priority", of(&[locality("r", 0, &hosts(&[11, 12])), locality("r", 1, &hosts(&[1, 2, 3]))])),
+        ("a locality less", of(&[locality("r", 0, &hosts(&[1, 2, 3]))])),
+        ("drops", two(&hosts(&[1, 2, 3]), &hosts(&[11])) + "\npolicy: {drop_overloads: [{category: c}]}"),
+    ] {
+        let whole = received(Kind::Endpoints, &yaml);
+        let after = decode_after(&first, Kind::Endpoints, Kind::Endpoints.type_url(), &whole.raw, &context());
+        assert_eq!((&after.value, &after.name, &after.raw), (&whole.value, &whole.name, &whole.raw), "{what}");
+        assert_eq!(reports(&after), reports(&whole), "{what}");
+    }
 }

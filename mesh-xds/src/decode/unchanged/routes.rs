@@ -1,15 +1,14 @@
-//! Route configurations of which most did not change: equal bytes of a virtual host are not decoded again.
-//!
-//! istiod sends all virtual hosts of a port when a route of one service changes. The result is that of decoding
-//! everything, only the work is not; wherever that is in doubt, this file gives up and leaves it to the full way.
+//! Route configurations: virtual hosts are told apart by their bytes, and taken over with their identity.
 
-use super::{
-    DecodeContext,
-    route::{named_route_config, virtual_host},
-    scope::Scope,
-    wire::split,
+use crate::{
+    decode::{
+        DecodeContext,
+        route::{named_route_config, virtual_host},
+        scope::Scope,
+        wire::split,
+    },
+    resource::{IgnoredField, Received, Resource, RouteConfig},
 };
-use crate::resource::{IgnoredField, Received, Resource, RouteConfig};
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use prost::Message;
@@ -21,7 +20,7 @@ const VIRTUAL_HOSTS: u32 = 2;
 /// Decodes a `RouteConfiguration` with the virtual hosts of `previous` where their bytes are equal.
 ///
 /// `None`: something is invalid or unclear.
-pub(super) fn route_config(raw: &Bytes, context: &DecodeContext, previous: &Received) -> Option<Received> {
+pub(in crate::decode) fn route_config(raw: &Bytes, context: &DecodeContext, previous: &Received) -> Option<Received> {
     let Ok(Resource::RouteConfig(old)) = &previous.value else { return None };
     let (before, now) = (split(&previous.raw, VIRTUAL_HOSTS)?, split(raw, VIRTUAL_HOSTS)?);
     // Every virtual host is kept in its place, so bytes and values correspond.
