@@ -55,7 +55,7 @@ pub(in crate::decode) fn load_assignment(
     if priorities.iter().zip(&old.priorities).any(|(new, old)| new.len() != old.len()) {
         return None;
     }
-    patch.is_clean(&priorities).then(|| {
+    patch.finds_nothing_wrong(&priorities).then(|| {
         let value = ClusterLoadAssignment { name: old.name.clone(), priorities, drops: old.drops.clone() };
         Received {
             name: Some(old.name.clone()),
@@ -122,7 +122,7 @@ impl Patch<'_> {
     }
 
     /// Nothing to report, and no address twice: the fresh ones differ from each other already.
-    fn is_clean(self, priorities: &[Vec<Locality>]) -> bool {
+    fn finds_nothing_wrong(self, priorities: &[Vec<Locality>]) -> bool {
         let addresses =
             || priorities.iter().flatten().flat_map(|locality| &locality.endpoints).flat_map(|e| e.addresses.iter());
         let occurrences = || addresses().filter(|address| self.fresh.contains(address)).count();
