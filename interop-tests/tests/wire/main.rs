@@ -17,3 +17,4 @@ mod our_client_among_peers;
 mod peers_without_us;
 mod refuser;
 mod rig;
+mod servers_without_manners;
