@@ -11,7 +11,9 @@
 //! ends when the last table that names the cluster is gone; calls that still wait for it are then routed again.
 //! This room does NOT know routes.
 
+mod backend;
 mod roster;
+mod wanted;
 mod worker;
 
 use crate::{

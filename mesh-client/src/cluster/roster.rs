@@ -4,18 +4,18 @@
 //! endpoint of ten thousand costs two walks and no rebuild. States are counted per priority as they change.
 //! No clock, no socket and no task here: the worker brings them.
 
-use super::worker::{DialId, Id};
+use super::{
+    backend::{Backend, Counted},
+    wanted::Wanted,
+    worker::{DialId, Id},
+};
 use crate::{
     balance::{Turn, priority::ConnectivityState},
-    endpoint::{Connection, Endpoint, EndpointState},
+    endpoint::{Connection, Endpoint},
 };
 use mesh_xds::resource::{Addresses, ClusterLoadAssignment, DropOverload, LbPolicy};
 use rustc_hash::FxHashMap;
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::sync::Arc;
 use tokio::{task::AbortHandle, time::Instant};
 
 /// The endpoints of a cluster.
@@ -47,132 +47,6 @@ struct Locality {
     weight: u32,
     turn: Turn,
     members: Vec<Id>,
-}
-
-/// One endpoint and its connection.
-#[derive(Debug)]
-pub(super) struct Backend {
-    pub(super) endpoint: Arc<Endpoint>,
-    /// pick_first: what to dial once the connection that outlived its list is gone.
-    successor: Option<Addresses>,
-    priority: usize,
-    /// Of the newest dial: what older ones still have to say is no news.
-    dial: DialId,
-    state: State,
-    /// In a row.
-    failures: u32,
-    /// Sticky: "TF→CONNECTING must not move an aggregate out of TF" (A62); cleared by READY.
-    failed: bool,
-    /// As what it is counted in its priority.
-    counted: Counted,
-}
-
-#[derive(Debug)]
-enum State {
-    Idle,
-    Queued,
-    Dialling(AbortHandle),
-    Ready { connection: Arc<Connection>, since: Instant },
-    Backoff { until: Instant },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Counted {
-    Ready,
-    Failed,
-    Other,
-}
-
-impl Backend {
-    fn new(addresses: Addresses) -> Self {
-        Self {
-            endpoint: Arc::new(Endpoint::new(addresses)),
-            successor: None,
-            priority: 0,
-            dial: 0,
-            state: State::Idle,
-            failures: 0,
-            failed: false,
-            counted: Counted::Other,
-        }
-    }
-
-    // Dialling => Ready: backoff starts over only now, after the server's SETTINGS.
-    pub(super) fn ready(&mut self, connection: Arc<Connection>, now: Instant) {
-        self.state = State::Ready { connection, since: now };
-        self.failures = 0;
-        self.failed = false;
-    }
-
-    // Dialling => Backoff, counted as failed until Ready.
-    pub(super) fn failed(&mut self, now: Instant, backoff: impl FnOnce(u32) -> Duration) -> Instant {
-        self.failures += 1;
-        self.failed = true;
-        let until = now + backoff(self.failures);
-        self.state = State::Backoff { until };
-        until
-    }
-
-    // Ready => (Queued | Backoff): dialled again at once, unless it did not last. Returns when, if later.
-    pub(super) fn closed(
-        &mut self,
-        now: Instant,
-        short_lived: Duration,
-        pause: impl FnOnce() -> Duration,
-    ) -> Option<Instant> {
-        let lasted = matches!(&self.state, State::Ready { since, .. } if now - *since >= short_lived);
-        if lasted {
-            self.state = State::Queued;
-            return None;
-        }
-        let until = now + pause();
-        self.state = State::Backoff { until };
-        Some(until)
-    }
-
-    pub(super) fn priority(&self) -> usize {
-        self.priority
-    }
-
-    pub(super) fn is_dialled_by(&self, dial: DialId) -> bool {
-        self.dial == dial && matches!(self.state, State::Dialling(_))
-    }
-
-    pub(super) fn is_connected_by(&self, dial: DialId) -> bool {
-        self.dial == dial && matches!(self.state, State::Ready { .. })
-    }
-
-    /// What the assignment names it by.
-    fn addresses(&self) -> &Addresses {
-        self.successor.as_ref().unwrap_or(&self.endpoint.addresses)
-    }
-
-    /// Lets go of its connection; calls in flight finish. Returns whether a dial was stopped.
-    fn retire(&self) -> bool {
-        match &self.state {
-            State::Dialling(task) => task.abort(),
-            State::Ready { connection, .. } => connection.retire(),
-            State::Idle | State::Queued | State::Backoff { .. } => {}
-        }
-        matches!(self.state, State::Dialling(_))
-    }
-
-    fn counts_as(&self) -> Counted {
-        match self.state {
-            State::Ready { .. } => Counted::Ready,
-            _ if self.failed => Counted::Failed,
-            _ => Counted::Other,
-        }
-    }
-
-    fn public_state(&self) -> EndpointState {
-        match self.state {
-            State::Ready { .. } => EndpointState::Ready,
-            _ if self.failed => EndpointState::TransientFailure,
-            State::Idle => EndpointState::Idle,
-            State::Queued | State::Dialling(_) | State::Backoff { .. } => EndpointState::Connecting,
-        }
-    }
 }
 
 impl Roster {
@@ -261,17 +135,13 @@ impl Roster {
 
     /// pick_first: "if the currently selected subchannel's address is in the new list, keep it" (A61, as grpc-go does).
     fn outlives(&mut self, known: &mut FxHashMap<Addresses, Id>, addresses: &Addresses) -> Option<Id> {
-        let connected = |id: &Id| match &self.backends.get(id)?.state {
-            State::Ready { connection, .. } => Some(connection.peer),
-            _ => None,
-        };
         let among = |(old, id): (&Addresses, &Id)| {
-            let peer = connected(id)?;
+            let peer = self.backends.get(id)?.connection()?.peer;
             addresses.iter().any(|address| address == peer).then(|| (old.clone(), *id))
         };
         let (old, id) = known.iter().find_map(among)?;
         known.remove(&old);
-        self.backends.get_mut(&id)?.successor = Some(addresses.clone());
+        self.backends.get_mut(&id)?.succeeded_by(addresses.clone());
         Some(id)
     }
 
@@ -324,17 +194,7 @@ impl Roster {
         let Some(priority) = self.priorities.get_mut(index) else { return Vec::new() };
         priority.active = true;
         let members = priority.localities.iter().flat_map(|locality| &locality.members);
-        let mut queued = Vec::new();
-        for id in members {
-            if let Some(backend) = self.backends.get_mut(id)
-                && matches!(backend.state, State::Idle)
-            {
-                backend.state = State::Queued;
-                backend.endpoint.set_state(EndpointState::Connecting);
-                queued.push(*id);
-            }
-        }
-        queued
+        members.copied().filter(|id| self.backends.get_mut(id).is_some_and(Backend::enqueue)).collect()
     }
 
     // any => Idle, for every endpoint of a priority that is not needed any more. Returns how many dials were stopped.
@@ -345,14 +205,10 @@ impl Roster {
         let members: Vec<Id> = priority.localities.iter().flat_map(|locality| &locality.members).copied().collect();
         let mut stopped = 0;
         for id in members {
-            let Some(backend) = self.backends.get_mut(&id) else { continue };
-            if matches!(backend.state, State::Idle) {
-                continue;
+            if let Some(backend) = self.backends.get_mut(&id).filter(|backend| !backend.is_idle()) {
+                stopped += usize::from(backend.rest());
+                self.changed(id);
             }
-            stopped += usize::from(backend.retire());
-            // What comes of it later starts afresh.
-            (backend.state, backend.failed, backend.failures) = (State::Idle, false, 0);
-            self.changed(id);
         }
         stopped
     }
@@ -371,34 +227,24 @@ impl Roster {
 
     // Backoff => Queued, if that very backoff still stands.
     pub(super) fn backoff_over(&mut self, id: Id, due: Instant) -> bool {
-        match self.backends.get_mut(&id) {
-            Some(backend) if matches!(backend.state, State::Backoff { until } if until == due) => {
-                backend.state = State::Queued;
-                true
-            }
-            _ => false,
-        }
+        self.backends.get_mut(&id).is_some_and(|backend| backend.backoff_over(due))
     }
 
     /// After a connection was lost: turns to the addresses that the assignment names by now. Returns whether they are
     /// others.
     pub(super) fn readdress(&mut self, id: Id) -> bool {
-        let Some(backend) = self.backends.get_mut(&id) else { return false };
-        let Some(addresses) = backend.successor.take() else { return false };
-        backend.endpoint = Arc::new(Endpoint::new(addresses));
-        true
+        self.backends.get_mut(&id).is_some_and(Backend::readdress)
     }
 
     /// The endpoint to dial, if `id` still waits for that.
     pub(super) fn queued(&self, id: Id) -> Option<Arc<Endpoint>> {
-        let backend = self.backends.get(&id)?;
-        matches!(backend.state, State::Queued).then(|| Arc::clone(&backend.endpoint))
+        self.backends.get(&id).filter(|backend| backend.is_queued()).map(|backend| Arc::clone(&backend.endpoint))
     }
 
     // Queued => Dialling.
     pub(super) fn dialling(&mut self, id: Id, dial: DialId, task: AbortHandle) {
         if let Some(backend) = self.backends.get_mut(&id) {
-            (backend.dial, backend.state) = (dial, State::Dialling(task));
+            backend.dialling(dial, task);
         }
     }
 
@@ -439,10 +285,7 @@ impl Roster {
     pub(super) fn ready(&self, index: usize) -> impl Iterator<Item = (u32, Turn, Vec<Arc<Connection>>)> {
         let localities = self.priorities.get(index).map_or(&[][..], |priority| &priority.localities);
         localities.iter().map(|locality| {
-            let ready = |id: &Id| match &self.backends.get(id)?.state {
-                State::Ready { connection, .. } => Some(Arc::clone(connection)),
-                _ => None,
-            };
+            let ready = |id| self.backends.get(id)?.connection().map(Arc::clone);
             (locality.weight, locality.turn.clone(), locality.members.iter().filter_map(ready).collect())
         })
     }
@@ -461,65 +304,4 @@ impl Drop for Roster {
     fn drop(&mut self) {
         self.clear();
     }
-}
-
-// === Wanted ===
-
-/// An assignment as the policy sees it: address lists in order, and how they fall into priorities and localities.
-struct Wanted {
-    addresses: Vec<Addresses>,
-    /// Weight and number of endpoints of each locality of each priority.
-    priorities: Vec<Vec<(u32, usize)>>,
-}
-
-impl Wanted {
-    fn new(policy: &LbPolicy, assignment: &ClusterLoadAssignment) -> Self {
-        let mut wanted = Self { addresses: Vec::new(), priorities: Vec::with_capacity(assignment.priorities.len()) };
-        for localities in &assignment.priorities {
-            let before = wanted.addresses.len();
-            // "Only HEALTHY and UNKNOWN endpoints get traffic" (A27).
-            let usable = localities.iter().map(|locality| {
-                let endpoints = locality.endpoints.iter().filter(|endpoint| endpoint.health.is_usable());
-                (locality.weight, endpoints)
-            });
-            let groups = match policy {
-                // One endpoint with every address: Happy Eyeballs over all of them is pick_first (A61, A62).
-                LbPolicy::PickFirst { shuffle } => {
-                    let mut endpoints: Vec<_> = usable.flat_map(|(_, endpoints)| endpoints).collect();
-                    if *shuffle {
-                        fastrand::shuffle(&mut endpoints);
-                    }
-                    let all = endpoints.into_iter().flat_map(|endpoint| endpoint.addresses.iter());
-                    wanted.addresses.extend(interleaved(all.collect()));
-                    vec![(1, wanted.addresses.len() - before)]
-                }
-                _ => usable
-                    .map(|(weight, endpoints)| {
-                        let before = wanted.addresses.len();
-                        wanted.addresses.extend(endpoints.map(|endpoint| endpoint.addresses.clone()));
-                        (weight, wanted.addresses.len() - before)
-                    })
-                    .collect(),
-            };
-            wanted.priorities.push(groups);
-        }
-        wanted
-    }
-}
-
-/// Deduplicated, families in turn, starting with the first one's (A61).
-fn interleaved(addresses: Vec<std::net::SocketAddr>) -> Option<Addresses> {
-    let first_is_v6 = addresses.first()?.is_ipv6();
-    let mut seen = BTreeSet::new();
-    let unique: Vec<_> = addresses.into_iter().filter(|address| seen.insert(*address)).collect();
-    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
-        unique.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
-    let mut order = Vec::with_capacity(first.len() + second.len());
-    while let Some(address) = first.pop_front() {
-        order.push(address);
-        order.extend(second.pop_front());
-    }
-    order.extend(second);
-    let mut order = order.into_iter();
-    Some(Addresses { first: order.next()?, additional: order.collect() })
 }

@@ -235,7 +235,7 @@ impl Worker {
     fn event(&mut self, News { backend: id, dial, event }: News) {
         let now = Instant::now();
         let Some(backend) = self.roster.get_mut(id) else { return stale(event) };
-        let (address, priority) = (backend.endpoint.addresses.first, backend.priority());
+        let (address, priority) = (backend.endpoint.addresses.first, backend.priority);
         let cluster = &self.shared.cluster;
         match (event, backend.is_dialled_by(dial), backend.is_connected_by(dial)) {
             (ConnectionEvent::Ready(connection), true, _) => {
