@@ -41,11 +41,9 @@ pub(crate) enum Picked {
     Dropped(Arc<str>),
 }
 
-/// Draws a number below its argument. Passed in, so that tests decide.
-pub(crate) type Draw = fn(u32) -> u32;
-
 impl Picker {
-    pub(crate) fn pick(&self, draw: Draw) -> Picked {
+    /// Chooses. `draw` gives a number below its argument; it is passed in, so that tests decide.
+    pub(crate) fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Picked {
         match self {
             Self::Ready(ready) => ready.pick(draw),
             Self::Wait => Picked::Wait,
@@ -96,7 +94,7 @@ impl Turn {
             || matches!(self, Self::RoundRobin(_)) && !matches!(policy, LbPolicy::Random)
     }
 
-    fn next(&self, len: usize, draw: Draw) -> usize {
+    fn next(&self, len: usize, draw: &mut impl FnMut(u32) -> u32) -> usize {
         match self {
             Self::RoundRobin(counter) => counter.fetch_add(1, Ordering::Relaxed) % len,
             Self::Random => draw(u32::try_from(len).unwrap_or(u32::MAX)) as usize,
@@ -123,7 +121,7 @@ impl ReadyPicker {
         (!localities.is_empty()).then_some(Self { drops, localities, total })
     }
 
-    fn pick(&self, draw: Draw) -> Picked {
+    fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Picked {
         // "categories evaluated in order, each with its own random draw" (A27), and only when there is an endpoint.
         if let Some(hit) = self.drops.iter().find(|drop| drop.rate.hit(draw(1_000_000))) {
             return Picked::Dropped(Arc::clone(&hit.category));
@@ -142,7 +140,7 @@ impl ReadyPicker {
         Picked::Wait
     }
 
-    fn by_weight(&self, draw: Draw) -> usize {
+    fn by_weight(&self, draw: &mut impl FnMut(u32) -> u32) -> usize {
         // Sums of weights fit u32 within a priority (A27).
         let point = u64::from(draw(u32::try_from(self.total).unwrap_or(u32::MAX)));
         self.localities.partition_point(|locality| locality.up_to <= point).min(self.localities.len() - 1)
@@ -150,9 +148,12 @@ impl ReadyPicker {
 }
 
 impl LocalityPicker {
-    fn pick(&self, draw: Draw) -> Option<Slot> {
+    fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Option<Slot> {
         let start = self.turn.next(self.connections.len(), draw);
         let (before, from) = self.connections.split_at(start);
         from.iter().chain(before).find_map(Connection::slot)
     }
 }
+
+#[cfg(test)]
+mod tests;

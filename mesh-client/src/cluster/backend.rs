@@ -167,6 +167,11 @@ impl Backend {
         matches!(self.state, State::Queued)
     }
 
+    #[cfg(test)]
+    pub(super) fn dial(&self) -> DialId {
+        self.dial
+    }
+
     pub(super) fn is_dialled_by(&self, dial: DialId) -> bool {
         self.dial == dial && matches!(self.state, State::Dialling(_))
     }

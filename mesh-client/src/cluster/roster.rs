@@ -250,6 +250,12 @@ impl Roster {
 
     // === Readings ===
 
+    /// Ids so far: those of endpoints that are gone are not used again.
+    #[cfg(test)]
+    pub(super) fn last_id(&self) -> Id {
+        self.last_id
+    }
+
     pub(super) fn priorities(&self) -> usize {
         self.priorities.len()
     }

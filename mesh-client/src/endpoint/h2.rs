@@ -65,6 +65,14 @@ struct Retired {
 }
 
 impl Sender {
+    /// One that no driver and no peer belongs to.
+    #[cfg(test)]
+    pub(super) async fn unheard() -> Self {
+        let (io, _peer) = tokio::io::duplex(1024);
+        let (send, _) = h2::client::handshake(io).await.expect("the preface fits");
+        Self { send, writes: Arc::default(), retired: Arc::default() }
+    }
+
     pub(super) fn retire(&self) {
         self.retired.flag.store(true, Ordering::Release);
         self.retired.driver.wake();

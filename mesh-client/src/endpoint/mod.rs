@@ -318,3 +318,16 @@ impl RecvBody {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{Arc, Connection, Endpoint, Gate, Transport, Wakeups, h2};
+
+    /// A READY connection of `endpoint` with room for so many streams; nobody listens at its other end.
+    pub(crate) async fn connection(endpoint: Arc<Endpoint>, quota: usize) -> Arc<Connection> {
+        let gate = Arc::new(Gate::new(Arc::new(Wakeups::default())));
+        gate.set_quota(quota);
+        let (peer, transport) = (endpoint.addresses.first, Transport::H2(h2::Sender::unheard().await));
+        Arc::new(Connection { endpoint, peer, gate, transport })
+    }
+}

@@ -409,3 +409,6 @@ fn with_note(text: &str, resolved: &ResolvedCluster) -> Arc<str> {
         None => text.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
