@@ -52,10 +52,10 @@ pub(crate) fn breaches(file: &str, source: &str, rooms: &[Room]) -> Vec<String> 
     let mut found = Vec::new();
     for room in rooms.iter().filter(|room| room.holds(file)) {
         for (line, path) in &named {
-            let starts = |prefix: &&str| path.strip_prefix(*prefix).is_some_and(|rest| is_boundary(rest));
+            let starts = |prefix: &&str| path.strip_prefix(*prefix).is_some_and(is_boundary);
             let ends = |suffix: &&str| path.strip_suffix(*suffix).is_some_and(|rest| rest.ends_with("::"));
             let forbidden = room.forbidden.iter().any(|word| starts(word) || ends(word));
-            if forbidden && !room.allowed.iter().any(|allowed| starts(&allowed)) {
+            if forbidden && !room.allowed.iter().any(starts) {
                 found.push(format!("{file}:{line}: {path}"));
             }
         }
