@@ -22,13 +22,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tonic::{Status, body::Body, service::Routes};
 use tower_service::Service;
 
 /// The response header in which plain HTTP learns who answered.
 pub const BACKEND_HEADER: &str = "backend";
+
+/// The response header in which plain HTTP learns how long the answer was worked on, in microseconds.
+pub const WORKED_HEADER: &str = "worked";
 
 /// A backend that says who it is. Dropping it is killing it.
 #[derive(Debug)]
@@ -190,18 +193,28 @@ impl Answerer {
         if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
             return self.grpc.call(request.map(Body::new)).await;
         }
-        sleep(self.echo.work).await;
+        let worked = self.echo.work().await;
         let mut response = Response::new(Body::new(request.into_body()));
         response.headers_mut().insert(BACKEND_HEADER, HeaderValue::from_static(self.echo.name));
+        response.headers_mut().insert(WORKED_HEADER, HeaderValue::from(worked));
         Ok(response)
+    }
+}
+
+impl EchoService {
+    /// Works; says how long that really took, in microseconds.
+    async fn work(&self) -> u64 {
+        let began = Instant::now();
+        sleep(self.work).await;
+        u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 }
 
 #[tonic::async_trait]
 impl Echo for EchoService {
     async fn echo(&self, request: tonic::Request<EchoRequest>) -> Result<tonic::Response<EchoReply>, Status> {
-        sleep(self.work).await;
+        let worked = self.work().await;
         let text = request.into_inner().text;
-        Ok(tonic::Response::new(EchoReply { text, backend: self.name.to_owned() }))
+        Ok(tonic::Response::new(EchoReply { text, backend: self.name.to_owned(), worked }))
     }
 }

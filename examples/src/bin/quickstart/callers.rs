@@ -3,10 +3,10 @@
 //! Open loop: a call begins when its time has come, however long others take. Every answer is compared with what was
 //! sent. What the results mean is NOT decided here.
 
-use crate::tally::{BACKENDS, Failure, Protocol, Tally};
+use crate::tally::{Answer, BACKENDS, Failure, Protocol, Tally};
 use bytes::Bytes;
 use examples::{
-    backend::BACKEND_HEADER,
+    backend::{BACKEND_HEADER, WORKED_HEADER},
     proto::echo::{EchoRequest, echo_client::EchoClient},
 };
 use http::{Request, StatusCode};
@@ -25,6 +25,21 @@ pub(crate) const RATE: u32 = 400;
 
 /// A call without an answer by then has failed. Long, so that only a hang is one.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a backend says of itself.
+struct Reply {
+    backend: String,
+    /// Microseconds.
+    worked: u64,
+}
+
+impl Reply {
+    fn known(self) -> Result<Answer, Failure> {
+        let backend = BACKENDS.iter().position(|name| *name == self.backend);
+        let backend = backend.ok_or_else(|| failed(format!("an answer from {:?}, whom nobody knows", self.backend)))?;
+        Ok(Answer { backend, worked: Duration::from_micros(self.worked) })
+    }
+}
 
 /// The running clients.
 pub(crate) struct Callers {
@@ -59,7 +74,7 @@ async fn steadily<F>(
     mut stopped: watch::Receiver<bool>,
     call: impl Fn(String) -> F,
 ) where
-    F: Future<Output = Result<String, Failure>> + Send + 'static,
+    F: Future<Output = Result<Reply, Failure>> + Send + 'static,
 {
     let mut ticks = interval(Duration::from_secs(1) / RATE);
     let mut calls = JoinSet::new();
@@ -74,24 +89,24 @@ async fn steadily<F>(
         calls.spawn(async move {
             let began = Instant::now();
             let answer = timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(failed("no answer within 10 s")));
-            tally.ended(protocol, began, answer.and_then(|name| column(&name)));
+            tally.ended(protocol, began, answer.and_then(Reply::known));
         });
     }
     while calls.join_next().await.is_some() {}
 }
 
 /// The generated client, as everywhere: only the channel is the mesh's.
-async fn by_grpc(mut client: EchoClient<MeshChannel>, text: String) -> Result<String, Failure> {
+async fn by_grpc(mut client: EchoClient<MeshChannel>, text: String) -> Result<Reply, Failure> {
     let reply = client.echo(EchoRequest { text: text.clone() }).await.map_err(|status| Failure {
         unavailable: status.code() == Code::Unavailable,
         text: format!("{:?}: {}", status.code(), status.message()),
     })?;
     let reply = reply.into_inner();
     same(&text, &reply.text)?;
-    Ok(reply.backend)
+    Ok(Reply { backend: reply.backend, worked: reply.worked })
 }
 
-async fn by_http(client: HttpClient, text: String) -> Result<String, Failure> {
+async fn by_http(client: HttpClient, text: String) -> Result<Reply, Failure> {
     let request = Request::post("http://echo.prod/").body(Full::new(Bytes::from(text.clone())));
     let request = request.map_err(|error| failed(error.to_string()))?;
     let response = client.request(request).await.map_err(broken)?;
@@ -104,8 +119,10 @@ async fn by_http(client: HttpClient, text: String) -> Result<String, Failure> {
         return Err(failed(format!("{}: {}", head.status, String::from_utf8_lossy(&body))));
     }
     same(&text, &String::from_utf8_lossy(&body))?;
-    let name = head.headers.get(BACKEND_HEADER).and_then(|name| name.to_str().ok());
-    name.map(str::to_owned).ok_or_else(|| failed("an answer without a name"))
+    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let worked = header(WORKED_HEADER).and_then(|micros| micros.parse().ok());
+    let reply = header(BACKEND_HEADER).map(str::to_owned).zip(worked);
+    reply.map(|(backend, worked)| Reply { backend, worked }).ok_or_else(|| failed("an answer without a name"))
 }
 
 /// A failure that the mesh reports, not a backend.
@@ -120,9 +137,4 @@ fn failed(text: impl Into<String>) -> Failure {
 
 fn same(sent: &str, received: &str) -> Result<(), Failure> {
     if sent == received { Ok(()) } else { Err(failed(format!("{sent:?} came back as {received:?}"))) }
-}
-
-fn column(name: &str) -> Result<usize, Failure> {
-    let column = BACKENDS.iter().position(|backend| *backend == name);
-    column.ok_or_else(|| failed(format!("an answer from {name:?}, whom nobody knows")))
 }

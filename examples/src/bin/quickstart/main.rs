@@ -60,13 +60,17 @@ async fn run(stays: bool) -> Result<bool, Failed> {
             }
             Ok(())
         } => told,
-        _ = signal::ctrl_c() => Ok(()),
+        _ = signal::ctrl_c() => if told_all(&tally) { Ok(()) } else { Err("interrupted".into()) },
     };
     callers.stop().await;
     screen.stop().await;
     let picture = tally.picture();
     screen::conclusion(&picture);
     told.map(|()| picture.totals().2 == 0)
+}
+
+fn told_all(tally: &Tally) -> bool {
+    tally.picture().chapters.len() > story::CHAPTERS.len() + 1
 }
 
 /// Everything stays up until Ctrl-C.

@@ -172,7 +172,7 @@ fn frame(picture: &Picture, over: bool, colours: bool) -> String {
             let bar = format!("{}{}", paint(CYAN, &full), paint(DIM, &empty));
             frame += &format!("    {version} {name}  {bar} {:>5} {count:>5}/s\n", percent(share));
         }
-        let head = "  how long they take       p50       p90       p99       max       calls";
+        let head = "  mesh and network take    p50       p90       p99       max       calls";
         frame += &format!("\n{}\n", paint(DIM, head));
         for (name, Recent { answered, latencies }) in [("gRPC", &picture.grpc), ("HTTP", &picture.http)] {
             frame += &format!("    {name:<17}");
@@ -182,9 +182,9 @@ fn frame(picture: &Picture, over: bool, colours: bool) -> String {
             frame += &format!("{:>10}/s\n", answered.iter().sum::<u64>());
         }
     }
-    let done = if over { picture.chapters.len() } else { current };
-    let share = done as f64 / CHAPTERS.len() as f64;
-    let (full, empty) = bar(share.min(1.0));
+    // A chapter counts for half while it is told.
+    let share = (current as f64 - 0.5) / CHAPTERS.len() as f64;
+    let (full, empty) = bar(share.clamp(0.0, 1.0));
     let seconds = picture.elapsed.as_secs_f64();
     let progress = format!("{}{} {} {seconds:5.1} s", paint(GREEN, &full), paint(DIM, &empty), progress(picture));
     if !over {
@@ -195,7 +195,7 @@ fn frame(picture: &Picture, over: bool, colours: bool) -> String {
 
 // === Words ===
 
-const HEAD: &str = "    what happens                 a     b     c     p50     p99    cut   failed";
+const HEAD: &str = "    what happens                 a     b     c  p50 ms  p99 ms    cut   failed";
 
 fn row(mark: char, chapter: &Chapter) -> String {
     let mut row = format!("  {mark} {:<24}", chapter.title);
@@ -238,7 +238,7 @@ fn percent(share: f64) -> String {
 }
 
 fn ms(latency: Option<Duration>) -> String {
-    latency.map_or_else(|| "-".to_owned(), |latency| format!("{:.1}", latency.as_secs_f64() * 1e3))
+    latency.map_or_else(|| "-".to_owned(), |latency| format!("{:.2}", latency.as_secs_f64() * 1e3))
 }
 
 /// The full part of a bar, in eighths, and the empty one.
@@ -255,13 +255,14 @@ fn bar(share: f64) -> (String, String) {
 pub(crate) fn introduction(world: &crate::world::World) {
     let backends: Vec<_> = world.backends().map(|(name, address)| format!("{name} {address}")).collect();
     print(&format!(
-        "\n  A tonic and an HTTP client call xds:///echo.prod:80 through the mesh, {RATE} times a second each.\n  \
+        "\n  A tonic and an HTTP client call xds:///echo.prod:80 {RATE} times a second each.\n  \
+           A call is {} ms of work for a backend. Latencies are what mesh and network add.\n\n  \
            control plane  {} serves {}\n  \
-           backends       {}, {} ms of work each call\n\n",
+           backends       {}\n",
+        crate::world::WORK.as_millis(),
         world.control_plane_address(),
         world.directory().display(),
         backends.join("   "),
-        crate::world::WORK.as_millis(),
     ));
 }
 

@@ -35,12 +35,12 @@ pub(crate) async fn tell(world: &mut World, tally: &Tally) -> Result<(), Failed>
     world.edit_weights(50, 50)?;
     let took = world.rerouted(&before).await?;
     tally.begin(fifty_fifty);
-    tally.say(format!("routes.yaml edited: in effect {} ms later, no connection was touched", took.as_millis()));
+    tally.say(format!("routes.yaml edited: in effect {} ms later", took.as_millis()));
     look(2500).await;
 
     tally.begin(kill);
     world.kill(B).await?;
-    tally.say("b died with its connections: calls in flight there are cut, all others go elsewhere");
+    tally.say("b died: calls in flight there are cut, all others go elsewhere");
     look(1500).await;
 
     let took = world.revive(B).await?;

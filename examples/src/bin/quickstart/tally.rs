@@ -1,7 +1,7 @@
 //! What became of every call: answered by whom and how fast, cut, or failed.
 //!
 //! The callers write, the screen reads. A call counts for the chapter of the story in which it ended. Nothing here
-//! calls or draws.
+//! calls or draws. Latencies are without the time that a backend worked: what is left is network and mesh.
 
 use crate::latencies::Latencies;
 use std::{
@@ -26,6 +26,14 @@ const FIRST_FEW: usize = 5;
 pub(crate) enum Protocol {
     Grpc,
     Http,
+}
+
+/// Who answered, and how much of the time was the backend's own.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The column.
+    pub(crate) backend: usize,
+    pub(crate) worked: Duration,
 }
 
 /// Why a call has no answer.
@@ -75,14 +83,14 @@ pub(crate) struct Tally {
 struct Books {
     began: Instant,
     chapters: Vec<Chapter>,
-    recent: VecDeque<Answer>,
+    recent: VecDeque<Timed>,
     kill: Option<Kill>,
     news: (u64, String),
     failures: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Answer {
+struct Timed {
     at: Instant,
     latency: Duration,
     protocol: Protocol,
@@ -139,17 +147,17 @@ impl Tally {
     // === The calls ===
 
     /// A call ended: answered by a backend, or not.
-    pub(crate) fn ended(&self, protocol: Protocol, began: Instant, result: Result<usize, Failure>) {
+    pub(crate) fn ended(&self, protocol: Protocol, began: Instant, result: Result<Answer, Failure>) {
         let at = Instant::now();
         let mut books = self.books();
         let books = &mut *books;
         let Some(chapter) = books.chapters.last_mut() else { return };
         match result {
-            Ok(backend) => {
-                let latency = at - began;
+            Ok(Answer { backend, worked }) => {
+                let latency = (at - began).saturating_sub(worked);
                 chapter.answered[backend] += 1;
                 chapter.latencies.add(latency);
-                books.recent.push_back(Answer { at, latency, protocol, backend });
+                books.recent.push_back(Timed { at, latency, protocol, backend });
                 while books.recent.front().is_some_and(|oldest| at - oldest.at > NOW) {
                     books.recent.pop_front();
                 }
