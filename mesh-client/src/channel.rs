@@ -297,6 +297,26 @@ impl MeshChannel {
         timeout(within, settled).await.map_err(|_elapsed| NotReady { missing: self.missing() })
     }
 
+    /// Where a call with this head would go: routed and picked as a call is, and not sent. `None` while it would wait.
+    ///
+    /// It counts as a call for whoever takes turns: round_robin moves on, a share of a split is drawn.
+    ///
+    /// # Errors
+    /// What the call would fail with.
+    #[cfg(feature = "testing")]
+    pub fn destination(&self, head: &request::Parts) -> Option<Result<std::net::SocketAddr, MeshError>> {
+        let inner = &self.inner;
+        let picked = match inner.try_route(head, form(&head.headers), false)? {
+            Ok(routed) => match routed.backends.try_pick(false)? {
+                Ok(slot) => Ok(slot.peer()),
+                Err(NoPick::Failed(cause)) => Err(cause),
+                Err(NoPick::Removed) => return None,
+            },
+            Err(cause) => Err(cause),
+        };
+        Some(picked.map_err(|cause| MeshError::new(cause, Arc::clone(&inner.node))))
+    }
+
     fn missing(&self) -> String {
         match self.state() {
             ChannelState::Pending(missing) => missing.to_string(),

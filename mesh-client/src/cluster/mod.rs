@@ -205,7 +205,7 @@ impl Backends {
     }
 
     /// `None` when the call has to wait.
-    fn try_pick(&self, waits_for_ready: bool) -> Option<Result<Slot, NoPick>> {
+    pub(crate) fn try_pick(&self, waits_for_ready: bool) -> Option<Result<Slot, NoPick>> {
         match self.picker.load().pick(&mut |below| fastrand::u32(..below.max(1))) {
             Picked::Slot(slot) => Some(Ok(slot)),
             Picked::Wait => None,
