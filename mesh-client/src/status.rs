@@ -73,14 +73,17 @@ impl MeshStatus {
 impl ChannelStatus {
     pub(crate) fn of(channel: &Inner) -> Self {
         let target = channel.target.to_string();
+        // Before the newest is read: what is published meanwhile only makes it newer.
+        let complete = !channel.newest.is_behind();
         let newest = channel.newest.current();
         let without = |state, up_to_date| Self { target: target.clone(), state, up_to_date, clusters: Vec::new() };
         match &**channel.shared.table() {
             Table::Pending(missing) => {
-                without(ChannelState::Pending(Arc::clone(missing)), matches!(newest, Target::Pending { .. }))
+                let up_to_date = complete && matches!(newest, Target::Pending { .. });
+                without(ChannelState::Pending(Arc::clone(missing)), up_to_date)
             }
             Table::Failed(reason) => {
-                let up_to_date = matches!(&newest, Target::Failed(newest) if newest == reason);
+                let up_to_date = complete && matches!(&newest, Target::Failed(newest) if newest == reason);
                 without(ChannelState::Failed(Arc::clone(reason)), up_to_date)
             }
             Table::ShutDown => without(ChannelState::ShutDown, true),
@@ -92,7 +95,8 @@ impl ChannelStatus {
                 };
                 let mut clusters: Vec<_> = table.clusters.values().map(cluster).collect();
                 clusters.sort_by(|a, b| a.name.cmp(&b.name));
-                let up_to_date = matches!(&newest, Target::Ready(newest) if Arc::ptr_eq(newest, &table.snapshot));
+                let applied = matches!(&newest, Target::Ready(newest) if Arc::ptr_eq(newest, &table.snapshot));
+                let up_to_date = complete && applied;
                 Self { target, state: ChannelState::Ready, up_to_date, clusters }
             }
         }

@@ -187,8 +187,10 @@ async fn old_routes_serve_until_every_new_cluster_is_complete() {
     let during = snapshot(&mut watch, serves("a", 3)).await;
     assert!(!during.clusters.contains_key("b"));
     soon(control_plane.wait_for_subscription(EDS, "b")).await;
+    assert!(watch.is_behind(), "the new routes are ACKed and not served");
     control_plane.release(EDS);
     let after = snapshot(&mut watch, serves("b", 2)).await;
+    assert!(!watch.is_behind());
     assert!(!after.clusters.contains_key("a"));
     soon(control_plane.wait_for_unsubscription(EDS, "a")).await;
 }

@@ -20,6 +20,8 @@ pub(super) struct Node {
     unreachable: Option<Arc<ClusterConfig>>,
     /// EDS resources that `config`, or the value to come, is made of.
     endpoints: BTreeSet<Arc<str>>,
+    /// An update is incomplete, and `config` is what was complete before it.
+    behind: bool,
 }
 
 /// What the cache makes of a cluster.
@@ -39,6 +41,11 @@ impl Node {
     /// The complete value, or the error that stands for it during an outage.
     pub(super) fn config_or_unreachable(&self) -> Option<&Arc<ClusterConfig>> {
         self.config.as_ref().or(self.unreachable.as_ref())
+    }
+
+    /// Whether the cluster's resource is newer than the complete value.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// For people: `waiting for Cluster "c"`.
@@ -64,6 +71,7 @@ impl Node {
             references.add(wanted, name.clone());
             wants_more = true;
         }
+        self.behind = matches!(outcome, Outcome::Incomplete) && self.config.is_some();
         let differs = match outcome {
             Outcome::Complete(state) => {
                 let changed = set(&mut self.config, name, state);

@@ -22,7 +22,7 @@ use crate::{
 use cluster::Node;
 pub(crate) use references::Needs;
 use references::References;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::{collections::BTreeSet, mem, sync::Arc};
 use target::{Released, TargetState};
 
@@ -44,6 +44,10 @@ pub(crate) struct Assembler {
     dirty_targets: BTreeSet<TargetId>,
     /// Clusters whose resource or endpoints may be different.
     dirty_nodes: BTreeSet<ClusterName>,
+    /// Targets that do not serve everything that was read for them yet.
+    behind: FxHashSet<TargetId>,
+    /// Clusters that wait for the endpoints of their newest resource.
+    behind_nodes: FxHashSet<ClusterName>,
 }
 
 /// What one turn came to.
@@ -68,6 +72,7 @@ impl Assembler {
         let Some(target) = self.targets.remove(&id) else { return };
         self.listeners.remove(target.listener(), id);
         self.dirty_targets.remove(&id);
+        self.behind.remove(&id);
         self.release(id, target.into_references());
     }
 
@@ -98,7 +103,13 @@ impl Assembler {
         // ... then the clusters, each once for all targets ...
         for name in mem::take(&mut self.dirty_nodes) {
             let Some(node) = self.nodes.get_mut(&name) else { continue };
-            if node.resolve(&name, cache, &mut self.endpoints) {
+            let changed = node.resolve(&name, cache, &mut self.endpoints);
+            if node.is_behind() {
+                self.behind_nodes.insert(name.clone());
+            } else {
+                self.behind_nodes.remove(&name);
+            }
+            if changed {
                 for id in self.clusters.users(name.as_str()) {
                     if let Some(target) = self.targets.get_mut(&id) {
                         target.cluster_changed(&name);
@@ -114,6 +125,12 @@ impl Assembler {
         settled.needs =
             [self.listeners.settle(), self.routes.settle(), self.clusters.settle(), self.endpoints.settle()];
         settled
+    }
+
+    /// Targets whose newest listener, routes or clusters wait for a part that they refer to.
+    pub(crate) fn behind(&self) -> impl Iterator<Item = TargetId> {
+        let through_clusters = self.behind_nodes.iter().flat_map(|name| self.clusters.users(name.as_str()));
+        self.behind.iter().copied().chain(through_clusters)
     }
 
     fn plan(&mut self, id: TargetId, cache: &Cache) {
@@ -135,6 +152,11 @@ impl Assembler {
         let Some(target) = self.targets.get_mut(&id) else { return };
         let (value, released) = target.publish(&self.nodes);
         settled.publish.extend(value.map(|value| (id, value)));
+        if target.is_behind() {
+            self.behind.insert(id);
+        } else {
+            self.behind.remove(&id);
+        }
         self.release(id, released);
     }
 
@@ -148,6 +170,7 @@ impl Assembler {
             if !self.clusters.is_used(name.as_str())
                 && let Some(node) = self.nodes.remove(&name)
             {
+                self.behind_nodes.remove(&name);
                 node.release(&name, &mut self.endpoints);
             }
         }

@@ -117,6 +117,15 @@ impl TargetState {
         &self.listener
     }
 
+    /// Whether something that was read is not served yet, because a part that it refers to is missing.
+    pub(super) fn is_behind(&self) -> bool {
+        match &self.stage {
+            Stage::Failed(_) => false,
+            Stage::Waiting(_) | Stage::Unreachable(_) => self.http.is_some(),
+            Stage::Planned(plan) => !self.serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&serving.plan, plan)),
+        }
+    }
+
     /// Everything it refers to below the listener, to be given up.
     pub(super) fn into_references(self) -> Released {
         let (routes, clusters) = (self.held_routes, self.held_clusters);

@@ -109,10 +109,16 @@ impl Driver {
     }
 
     fn turn(&mut self, input: Input, now: Instant) {
-        let published = self.core.turn(&mut lock(&self.shared).cache, input, now);
+        // Locked until the targets are out: nobody may see an ACK in `status()` and not what came of it.
+        let shared = Arc::clone(&self.shared);
+        let mut shared = lock(&shared);
+        let published = self.core.turn(&mut shared.cache, input, now);
         for (id, target) in published {
             self.publish(id, target, now);
         }
+        let behind = self.core.behind().filter_map(|id| self.targets.entries.get(&id));
+        shared.behind = behind.map(|watched| watched.name.clone()).collect();
+        drop(shared);
         if self.stream.is_none() && self.core.has_subscriptions() {
             let (events, seed) = (self.events.0.clone(), fastrand::u64(..));
             self.stream = Some(StreamTask::spawn(&self.runtime, Arc::clone(&self.bootstrap), 0, events, seed));

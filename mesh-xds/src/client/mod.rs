@@ -18,6 +18,7 @@ use crate::{
     status::{ServerStatus, Status, StreamState},
 };
 use driver::{Command, Driver, WatchId};
+use rustc_hash::FxHashSet;
 use std::{
     fmt,
     sync::{
@@ -70,6 +71,8 @@ impl TargetName {
 struct Shared {
     cache: Cache,
     stream: StreamState,
+    /// Targets of which more is ACKed than was published.
+    behind: FxHashSet<TargetName>,
 }
 
 struct Inner {
@@ -95,7 +98,7 @@ impl XdsClient {
     pub fn connect_on(runtime: &Handle, bootstrap: impl Into<Arc<Bootstrap>>) -> Self {
         let bootstrap: Arc<Bootstrap> = bootstrap.into();
         let cache = Cache::new(bootstrap.node_id(), bootstrap.features());
-        let shared = Arc::new(Mutex::new(Shared { cache, stream: StreamState::Idle }));
+        let shared = Arc::new(Mutex::new(Shared { cache, stream: StreamState::Idle, behind: FxHashSet::default() }));
         // Unbounded: an entry for each watch made or dropped, which no driver can be too slow for; closed by the
         // last handle, which ends the driver.
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -110,8 +113,8 @@ impl XdsClient {
         let missing = format!("waiting for Listener {:?}", target.listener).into();
         // Latest wins: a reader that is slow sees only the newest value.
         let (sender, values) = watch::channel(Target::Pending { missing });
-        self.0.tell(Command::Watch { id, target, sender });
-        TargetWatch { id, values, client: self.clone() }
+        self.0.tell(Command::Watch { id, target: target.clone(), sender });
+        TargetWatch { id, target, values, client: self.clone() }
     }
 
     /// How the stream and every subscribed resource are.
@@ -148,6 +151,7 @@ impl fmt::Debug for XdsClient {
 #[derive(Debug)]
 pub struct TargetWatch {
     id: WatchId,
+    target: TargetName,
     values: watch::Receiver<Target>,
     client: XdsClient,
 }
@@ -156,6 +160,14 @@ impl TargetWatch {
     /// The newest value.
     pub fn current(&self) -> Target {
         self.values.borrow().clone()
+    }
+
+    /// Whether a resource of this target is ACKed (as [`XdsClient::status`] shows) without being part of
+    /// [`current`](Self::current): what it refers to is still missing, and what was complete before goes on.
+    ///
+    /// After `false`, `current` has everything that an earlier `status` showed.
+    pub fn is_behind(&self) -> bool {
+        lock(&self.client.0.shared).behind.contains(&self.target)
     }
 
     /// Waits for a value that [`TargetWatch::changed`] has not returned yet; values in between may be skipped.

@@ -96,6 +96,11 @@ impl Core {
         settled.publish
     }
 
+    /// Targets of which more is ACKed than they serve: a part that the news refers to is missing.
+    pub(super) fn behind(&self) -> impl Iterator<Item = TargetId> {
+        self.assembler.behind()
+    }
+
     /// What has to be sent, in order.
     pub(super) fn take_requests(&mut self) -> Vec<Request> {
         self.protocol.take_requests()
