@@ -45,7 +45,10 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::coop::consume_budget,
+    time::{Instant, timeout},
+};
 
 /// How much of a request body is kept for transparent retries: refcounted DATA, no copies.
 const REPLAY_CAP: usize = 64 * 1024;
@@ -372,7 +375,12 @@ impl Inner {
         let form = form(&head.headers);
         match self.attempts(head, body, form).await {
             Ok(response) => response,
-            Err(cause) => MeshError::new(cause, Arc::clone(&self.node)).into_response(form),
+            Err(cause) => {
+                // A caller that tries again at once must not keep the workers from running: nothing on the way to a
+                // failure has to wait for anything.
+                consume_budget().await;
+                MeshError::new(cause, Arc::clone(&self.node)).into_response(form)
+            }
         }
     }
 
