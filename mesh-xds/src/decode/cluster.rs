@@ -257,6 +257,9 @@ fn circuit_breakers(breakers: &pb::CircuitBreakers, scope: &mut Scope<'_>) -> Re
     let first = breakers.thresholds.iter().enumerate().find(|(_, thresholds)| thresholds.priority == default);
     Ok(first.and_then(|(index, thresholds)| {
         scope.at("thresholds", index, |scope| {
+            if thresholds.max_requests.is_some() {
+                scope.ignore("max_requests", "circuit breaking is not supported yet: has no effect");
+            }
             scope.unsupported(&[
                 (thresholds.max_connections.is_some(), "max_connections"),
                 (thresholds.max_pending_requests.is_some(), "max_pending_requests"),

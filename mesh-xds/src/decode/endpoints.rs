@@ -191,6 +191,10 @@ pub(super) fn endpoint(
         Some(weight) => weight.value,
         None => 1,
     };
+    if weight != 1 {
+        // "Per-endpoint weight ignored by plain round robin" (A27), and no policy here looks at it yet.
+        scope.ignore("load_balancing_weight", "endpoints of a locality have equal shares: has no effect");
+    }
     proxy_address(endpoint.metadata.as_ref(), scope)?;
     let health = health(endpoint.health_status, scope);
     let host = match endpoint.host_identifier {
