@@ -3,7 +3,7 @@
 //! Tests compare a caller's count with the backend's own, and wait for an event here instead of sleeping. It does NOT
 //! decide how a call is answered.
 
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -37,6 +37,8 @@ pub struct Counters {
 pub struct CallHead {
     /// The method.
     pub method: Method,
+    /// The HTTP version.
+    pub version: Version,
     /// The URI; over HTTP/2 with scheme and `:authority`.
     pub uri: Uri,
     /// The headers.
@@ -45,7 +47,12 @@ pub struct CallHead {
 
 impl CallHead {
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        Self { method: request.method().clone(), uri: request.uri().clone(), headers: request.headers().clone() }
+        Self {
+            method: request.method().clone(),
+            version: request.version(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        }
     }
 
     /// `:authority`, or the `host` header of HTTP/1.1.

@@ -3,7 +3,10 @@
 //! Each module is named by what it proves. The parts that a test starts are in the library of this package. It does NOT
 //! hold unit tests.
 
+mod balancing;
+mod deadlines;
 mod envoy_client_of_our_control_plane;
+mod features;
 mod foreign_clients_of_our_control_plane;
 mod interop_client;
 mod interop_server;
@@ -15,6 +18,8 @@ mod no_call_lost;
 mod our_client;
 mod our_client_among_peers;
 mod peers_without_us;
+mod protocols;
 mod refuser;
 mod rig;
+mod routing;
 mod servers_without_manners;

@@ -1,0 +1,413 @@
+//! Which endpoint of a cluster takes a call (A27, A52, A56, A62), over the wire.
+//!
+//! All calls go to cluster `a` unless a scenario says otherwise. It does NOT test what becomes of calls in flight when
+//! an endpoint goes.
+
+use crate::features::{World, check, fails, features, from, get, grpc, only, share};
+use mesh_client::EndpointState;
+use mesh_xds::resource::Kind;
+use std::{collections::BTreeSet, time::Duration};
+use tokio::{
+    net::TcpListener,
+    time::{self, Instant, timeout},
+};
+
+/// How long what can come may take. A scenario without its field waits that long for what can not.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Whether any three calls in a row went to three backends.
+async fn in_turn(world: &World) -> Result<bool, String> {
+    world.endpoints("a", 3, EndpointState::Ready).await?;
+    let answers = world.in_turn(30, grpc()).await?;
+    Ok(answers.windows(3).all(|three| BTreeSet::from_iter(three).len() == 3))
+}
+
+/// Calls until `hostname` answers; the failures before that.
+async fn until(hostname: &str, world: &World) -> Result<Vec<String>, String> {
+    let answered = async {
+        let mut failures = Vec::new();
+        loop {
+            match world.call(grpc()).await {
+                Ok(answer) if answer == hostname => return failures,
+                Ok(_) => {}
+                Err(failure) => failures.push(failure),
+            }
+        }
+    };
+    timeout(PATIENCE, answered).await.map_err(|_| format!("an answer from {hostname}"))
+}
+
+/// Replaces the first endpoint of cluster a by one that accepts connections and says nothing.
+async fn first_endpoint_is_silent(world: &mut World) -> Result<TcpListener, String> {
+    let socket = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
+    let port = socket.local_addr().map_err(|error| error.to_string())?.port();
+    let endpoint =
+        format!("[{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]");
+    world.update("/endpoints/a/endpoints/0/lb_endpoints", &endpoint).await?;
+    Ok(socket)
+}
+
+/// The `load_assignment`, or the assignment, of one locality with these endpoints.
+macro_rules! one_locality {
+    ($endpoints:literal) => {
+        concat!("endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: ", $endpoints, "}]")
+    };
+}
+
+/// A cluster's typed policy.
+macro_rules! typed_policy {
+    ($name:literal, $type:literal) => {
+        concat!(
+            "{typed_extension_config: {name: ",
+            $name,
+            ", typed_config: {'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.",
+            $type,
+            "}}}"
+        )
+    };
+}
+
+features! {
+    // === Policies ===
+
+    round_robin {
+        row: "round_robin: READY endpoints in turn", source: "A27, `Cluster.lb_policy: ROUND_ROBIN`",
+        config: concat!("{clusters: {a: {lb_policy: ROUND_ROBIN}}, endpoints: {a: {", one_locality!("[{$a}, {$b}, {$c}]"), "}}}"),
+        strip: [("/clusters/a/lb_policy", "RANDOM")],
+        |world| {
+            check(in_turn(world).await?, "any three calls in a row at three backends")
+        }
+    }
+
+    random {
+        row: "random: endpoints by chance", source: "Envoy, `Cluster.lb_policy: RANDOM`",
+        config: concat!("{clusters: {a: {lb_policy: RANDOM}}, endpoints: {a: {", one_locality!("[{$a}, {$b}, {$c}]"), "}}}"),
+        strip: [("/clusters/a/lb_policy", "")],
+        |world| {
+            check(!in_turn(world).await?, "calls in no order")?;
+            let counts = world.calls(2223, grpc()).await;
+            ["a", "b", "c"].into_iter().try_for_each(|backend| share(backend, 1.0 / 3.0, &counts))
+        }
+    }
+
+    pick_first {
+        row: "pick_first: one connection; the next address when it goes",
+        source: "A62, `load_balancing_policies.pick_first.v3.PickFirst`",
+        config: concat!("{clusters: {a: {load_balancing_policy: {policies: [", typed_policy!("p", "pick_first.v3.PickFirst"),
+                        "]}}}, endpoints: {a: {", one_locality!("[{$a}, {$b}, {$c}]"), "}}}"),
+        strip: [("/clusters/a/load_balancing_policy", "")],
+        |world| {
+            only("a", &world.calls(60, grpc()).await)?;
+            let connections = [&world.b, &world.c].map(|backend| backend.counters().connections);
+            check(connections == [0, 0], format!("no connection to b and c, and not {connections:?}"))?;
+            world.a.kill().await;
+            until("b", world).await?;
+            only("b", &world.calls(60, grpc()).await)
+        }
+    }
+
+    policy_list {
+        row: "policy list: the first known one counts, and beats `lb_policy`", source: "A52, `Cluster.load_balancing_policy`",
+        config: concat!("{clusters: {a: {lb_policy: ROUND_ROBIN, load_balancing_policy: {policies: [",
+                        typed_policy!("unknown", "subset.v3.Subset"), ", ", typed_policy!("p", "pick_first.v3.PickFirst"), ", ",
+                        typed_policy!("r", "random.v3.Random"), "]}}}, endpoints: {a: {", one_locality!("[{$a}, {$b}]"), "}}}"),
+        strip: [("/clusters/a/load_balancing_policy/policies/1", "")],
+        |world| {
+            only("a", &world.calls(60, grpc()).await)
+        }
+    }
+
+    wrr_locality {
+        row: "policy list: wrr_locality holds the policy of the endpoints",
+        source: "A52, `load_balancing_policies.wrr_locality.v3.WrrLocality`",
+        config: concat!("{clusters: {a: {load_balancing_policy: {policies: [{typed_extension_config: {name: w, typed_config: {
+                    '@type': type.googleapis.com/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality,
+                    endpoint_picking_policy: {policies: [", typed_policy!("r", "random.v3.Random"), "]}}}}]}}},
+                    endpoints: {a: {", one_locality!("[{$a}, {$b}, {$c}]"), "}}}"),
+        strip: [("/clusters/a/load_balancing_policy", "")],
+        |world| {
+            check(!in_turn(world).await?, "calls in no order")
+        }
+    }
+
+    policies_to_come {
+        row: "least_request, ring_hash and maglev are validated, run as round_robin, and say so",
+        source: "A42, A48, `Cluster.lb_policy`",
+        config: concat!("{clusters: {a: {lb_policy: LEAST_REQUEST, least_request_lb_config: {choice_count: 3}},
+                                     b: {lb_policy: RING_HASH}, c: {lb_policy: MAGLEV},
+                                     d: {load_balancing_policy: {policies: [", typed_policy!("h", "ring_hash.v3.RingHash"), "]}}},
+                          endpoints: {a: {", one_locality!("[{$a}, {$b}, {$c}]"), "}},
+                          routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: /c}, route: {cluster: c}},
+                                   {match: {prefix: /d}, route: {cluster: d}}, {match: {prefix: ''}, route: {cluster: a}}]}"),
+        strip: [("/clusters/a/lb_policy", "")],
+        |world| {
+            check(in_turn(world).await?, "any three calls in a row at three backends")?;
+            for (cluster, path) in [("b", "/b"), ("c", "/c"), ("d", "/d")] {
+                from(cluster, world.call(get(path)).await)?;
+            }
+            for cluster in ["a", "b", "c"] {
+                world.ignores(Kind::Cluster, cluster, "lb_policy")?;
+            }
+            world.ignores(Kind::Cluster, "d", "load_balancing_policy.policies[0].typed_extension_config.typed_config")
+        }
+    }
+
+    // === Localities and priorities ===
+
+    locality_weights {
+        row: "localities by weight, whatever their number of endpoints",
+        source: "A27, `LocalityLbEndpoints.load_balancing_weight`",
+        config: "endpoints: {a: {endpoints: [
+                    {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]},
+                    {locality: {region: s}, load_balancing_weight: 3, lb_endpoints: [{$b}]}]}}",
+        strip: [("/endpoints/a/endpoints/1/load_balancing_weight", "1")],
+        |world| {
+            world.endpoints("a", 2, EndpointState::Ready).await?;
+            share("b", 0.75, &world.calls(1875, grpc()).await)?;
+            world.update("/endpoints/a/endpoints/1/lb_endpoints", "[{$b}, {$c}, {$d}]").await?;
+            world.endpoints("a", 4, EndpointState::Ready).await?;
+            share("a", 0.25, &world.calls(1875, grpc()).await)
+        }
+    }
+
+    locality_without_weight {
+        row: "a locality without weight gets no call", source: "A27, `LocalityLbEndpoints.load_balancing_weight`",
+        config: "endpoints: {a: {endpoints: [
+                    {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]},
+                    {locality: {region: s}, lb_endpoints: [{$b}]},
+                    {locality: {region: t}, load_balancing_weight: 0, lb_endpoints: [{$c}]}]}}",
+        strip: [("/endpoints/a/endpoints/0/load_balancing_weight", ""), ("/endpoints/a/endpoints/1/load_balancing_weight", "1")],
+        |world| {
+            only("a", &world.calls(60, grpc()).await)?;
+            let connections = [&world.b, &world.c].map(|backend| backend.counters().connections);
+            check(connections == [0, 0], format!("no connection to b and c, and not {connections:?}"))
+        }
+    }
+
+    locality_that_is_gone {
+        row: "the weight of a locality that cannot be reached goes to the others",
+        source: "A27, `ClusterLoadAssignment.endpoints`",
+        config: "endpoints: {a: {endpoints: [
+                    {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]},
+                    {locality: {region: s}, load_balancing_weight: 99, lb_endpoints: [{$b}]}]}}",
+        strip: [("/endpoints/a/endpoints/0", "")],
+        |world| {
+            world.b.kill().await;
+            until("a", world).await?;
+            world.endpoints("a", 1, EndpointState::Ready).await?;
+            only("a", &world.calls(60, grpc()).await)
+        }
+    }
+
+    priorities {
+        row: "priorities: the next one when all endpoints fail, and back once one recovers",
+        source: "A56, `LocalityLbEndpoints.priority`",
+        config: "endpoints: {a: {endpoints: [
+                    {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]},
+                    {locality: {region: s}, load_balancing_weight: 1, lb_endpoints: [{$b}], priority: 1}]}}",
+        strip: [("/endpoints/a/endpoints/1/priority", "")],
+        |world| {
+            only("a", &world.calls(60, grpc()).await)?;
+            check(world.b.counters().connections == 0, "no connection to b while a is there")?;
+            world.a.kill().await;
+            until("b", world).await?;
+            only("b", &world.calls(60, grpc()).await)?;
+            world.a.revive().await.map_err(|error| error.to_string())?;
+            world.leap(120).await;
+            let failures = until("a", world).await?;
+            check(failures.is_empty(), format!("no failed call, and not {failures:?}"))?;
+            only("a", &world.calls(60, grpc()).await)
+        }
+    }
+
+    part_of_a_priority {
+        row: "priorities: no call to the next one while one endpoint is left",
+        source: "A56, `LocalityLbEndpoints.priority`",
+        config: "endpoints: {a: {endpoints: [
+                    {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}]},
+                    {locality: {region: s}, load_balancing_weight: 1, lb_endpoints: [{$c}], priority: 1}]}}",
+        strip: [("/endpoints/a/endpoints/1/priority", "")],
+        |world| {
+            world.endpoints("a", 2, EndpointState::Ready).await?;
+            world.a.kill().await;
+            until("b", world).await?;
+            world.endpoints("a", 1, EndpointState::Ready).await?;
+            only("b", &world.calls(60, grpc()).await)?;
+            check(world.c.counters().connections == 0, "no connection to c while b is there")
+        }
+    }
+
+    failover_timer {
+        row: "priorities: one that neither works nor fails is given 10 s", source: "A56, `LocalityLbEndpoints.priority`",
+        config: "endpoints: {a: {endpoints: [
+                    {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]},
+                    {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$b}], priority: 1}]}}",
+        strip: [("/endpoints/a/endpoints/1", "")],
+        |world| {
+            from("a", world.call(grpc()).await)?;
+            let _silent = first_endpoint_is_silent(world).await?;
+            check(world.b.counters().connections == 0, "no connection to b at once")?;
+            // Longer than the timer, shorter than the connect timeout.
+            world.leap(12).await;
+            let answer = timeout(PATIENCE, world.call(grpc())).await;
+            from("b", answer.map_err(|_| "an answer before the connect timeout".to_owned())?)
+        }
+    }
+
+    // === Endpoints ===
+
+    health_status {
+        row: "endpoints by health: HEALTHY and UNKNOWN, no other", source: "A27, `LbEndpoint.health_status`",
+        config: concat!("endpoints: {a: {", one_locality!("[
+                    {$a, health_status: HEALTHY}, {$b, health_status: UNKNOWN}, {$c, health_status: UNHEALTHY},
+                    {$d, health_status: DRAINING}, {$e, health_status: TIMEOUT}, {$f, health_status: DEGRADED}]"), "}}"),
+        strip: [("/endpoints/a/endpoints/0/lb_endpoints/2/health_status", "")],
+        |world| {
+            world.endpoints("a", 2, EndpointState::Ready).await?;
+            let counts = world.calls(60, grpc()).await;
+            check(counts.keys().eq(["a", "b"]), format!("a and b, and not {counts:?}"))?;
+            world.update("/endpoints/a/endpoints/0/lb_endpoints/0/health_status", "DRAINING").await?;
+            only("b", &world.calls(60, grpc()).await)
+        }
+    }
+
+    endpoint_weights {
+        row: "weights of endpoints have no effect on round_robin, and say so", source: "A27, `LbEndpoint.load_balancing_weight`",
+        config: concat!("endpoints: {a: {", one_locality!("[{$a, load_balancing_weight: 100}, {$b}, {$c}]"), "}}"),
+        strip: [("/endpoints/a/endpoints/0/lb_endpoints/0/load_balancing_weight", "")],
+        |world| {
+            check(in_turn(world).await?, "any three calls in a row at three backends")?;
+            world.ignores(Kind::Endpoints, "a", "endpoints[0].lb_endpoints[0].load_balancing_weight")
+        }
+    }
+
+    drops {
+        row: "drops by category, each with a draw of its own", source: "A27, `ClusterLoadAssignment.policy.drop_overloads`",
+        config: "endpoints: {a: {policy: {drop_overloads: [
+                    {category: x, drop_percentage: {numerator: 50}},
+                    {category: y, drop_percentage: {numerator: 500000, denominator: MILLION}}]}}}",
+        strip: [("/endpoints/a/policy", "")],
+        |world| {
+            share("Unavailable", 0.75, &world.calls(1875, grpc()).await)?;
+            world.update("/endpoints/a/policy/drop_overloads/1/drop_percentage/numerator", "1000000").await?;
+            world.update("/endpoints/a/policy/drop_overloads/0/drop_percentage/numerator", "0").await?;
+            only("Unavailable", &world.calls(60, grpc()).await)?;
+            fails("Unavailable", &["\"a\"", "dropped", "\"y\"", "in-process"], world.call(grpc()).await)
+        }
+    }
+
+    service_name {
+        row: "endpoints under another name than the cluster's", source: "A27, `Cluster.eds_cluster_config.service_name`",
+        config: "clusters: {a: {eds_cluster_config: {service_name: b}}}",
+        strip: [("/clusters/a/eds_cluster_config/service_name", "")],
+        |world| {
+            from("b", world.call(grpc()).await)
+        }
+    }
+
+    connect_timeout {
+        row: "the time that a connection may take", source: "Envoy, `Cluster.connect_timeout`",
+        config: concat!("{clusters: {a: {connect_timeout: 5s}}, endpoints: {a: {", one_locality!("[{$a}]"), "}}}"),
+        strip: [("/clusters/a/connect_timeout", "")],
+        |world| {
+            let _silent = first_endpoint_is_silent(world).await?;
+            // The call waits, and the clock leaps to whatever ends that: after 20 s if nobody says otherwise.
+            time::pause();
+            let begin = Instant::now();
+            let (answer, waited) = (world.call(grpc()).await, begin.elapsed());
+            time::resume();
+            fails("Unavailable", &["\"a\"", "within the connect timeout", "in-process"], answer)?;
+            check(waited < Duration::from_secs(6), format!("5 s, and not {waited:?}"))
+        }
+    }
+
+    // === Kinds of clusters ===
+
+    static_cluster {
+        row: "STATIC clusters", source: "Envoy, `Cluster.load_assignment`",
+        config: "clusters: {a: {type: STATIC, eds_cluster_config: null, load_assignment: {cluster_name: a,
+                    endpoints: [{lb_endpoints: [{$b}]}]}}}",
+        strip: [("/clusters/a", "{}")],
+        |world| {
+            from("b", world.call(grpc()).await)
+        }
+    }
+
+    static_cluster_without_endpoints {
+        row: "an empty STATIC cluster fails its calls", source: "Envoy, `Cluster.type: STATIC`",
+        config: "clusters: {a: {type: STATIC, eds_cluster_config: null}}",
+        strip: [("/clusters/a", "{}")],
+        |world| {
+            fails("Unavailable", &["\"a\"", "no endpoints", "in-process"], world.call(grpc()).await)
+        }
+    }
+
+    no_endpoints {
+        row: "an empty assignment fails its calls at once, also as an update", source: "A27, `ClusterLoadAssignment.endpoints`",
+        config: "endpoints: {a: {endpoints: []}}",
+        strip: [("/endpoints/a", "{}")],
+        |world| {
+            fails("Unavailable", &["\"a\"", "no endpoints", "in-process"], world.call(grpc()).await)?;
+            world.update("/endpoints/a/endpoints", "[{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$b}]}]").await?;
+            from("b", world.call(grpc()).await)?;
+            world.update("/endpoints/a/endpoints", "[]").await?;
+            fails("Unavailable", &["\"a\"", "no endpoints", "in-process"], world.call(grpc()).await)
+        }
+    }
+
+    logical_dns {
+        row: "a LOGICAL_DNS cluster, not supported yet, fails its own calls alone", source: "A37, `Cluster.type: LOGICAL_DNS`",
+        config: "{clusters: {a: {type: LOGICAL_DNS, eds_cluster_config: null, load_assignment: {cluster_name: a, endpoints: [
+                    {lb_endpoints: [{endpoint: {address: {socket_address: {address: localhost, port_value: 1}}}}]}]}}},
+                  routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: ''}, route: {cluster: a}}]}",
+        strip: [("/clusters/a", "{}")],
+        |world| {
+            fails("Unavailable", &["\"a\"", "type: LOGICAL_DNS is not supported", "in-process"], world.call(grpc()).await)?;
+            from("b", world.call(get("/b")).await)
+        }
+    }
+
+    aggregate {
+        row: "an aggregate cluster, not supported yet, fails its own calls alone", source: "A37, `Cluster.cluster_type`",
+        config: "{clusters: {a: {type: null, eds_cluster_config: null, cluster_type: {name: envoy.clusters.aggregate, typed_config: {
+                    '@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [b]}}}},
+                  routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: ''}, route: {cluster: a}}]}",
+        strip: [("/clusters/a", "{}")],
+        |world| {
+            fails("Unavailable", &["\"a\"", "envoy.clusters.aggregate is not supported", "in-process"], world.call(grpc()).await)?;
+            from("b", world.call(get("/b")).await)
+        }
+    }
+
+    // === What is not supported ===
+
+    without_effect {
+        row: "fields of a cluster that have no effect yet are validated and reported",
+        source: "A27, A32, A50, `Cluster.lrs_server`, `.outlier_detection`, `.circuit_breakers`",
+        config: "clusters: {a: {lrs_server: {self: {}}, outlier_detection: {interval: 1s},
+                                circuit_breakers: {thresholds: [{max_requests: 1, max_connections: 1}]}}}",
+        strip: [("/clusters/a/lrs_server", "")],
+        |world| {
+            from("a", world.call(grpc()).await)?;
+            for field in ["lrs_server", "outlier_detection", "circuit_breakers.thresholds[0].max_requests",
+                          "circuit_breakers.thresholds[0].max_connections"] {
+                world.ignores(Kind::Cluster, "a", field)?;
+            }
+            Ok(())
+        }
+    }
+
+    transport_socket {
+        row: "TLS, not supported yet, fails closed: no connection, never plaintext", source: "A29, `Cluster.transport_socket`",
+        config: "{clusters: {a: {transport_socket: {name: envoy.transport_sockets.tls, typed_config: {
+                    '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
+                    common_tls_context: {validation_context: {system_root_certs: {}}}}}}},
+                  routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: ''}, route: {cluster: a}}]}",
+        strip: [("/clusters/a", "{}")],
+        |world| {
+            fails("Unavailable", &["\"a\"", "transport_socket", "in-process"], world.call(grpc()).await)?;
+            check(world.a.counters().connections == 0, "no connection")?;
+            from("b", world.call(get("/b")).await)
+        }
+    }
+}

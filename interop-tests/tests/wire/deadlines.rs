@@ -1,0 +1,184 @@
+//! How long a call may take (A31, and Envoy's `timeout` for plain HTTP), over the wire.
+//!
+//! Backends answer late, on a clock that is paused while a call is under way: it leaps from one timer to the next, so
+//! that nothing here waits and no limit is too short for a busy machine. It does NOT test the arithmetic; `mesh-client`
+//! does.
+
+use crate::features::{Answer, Call, World, check, fails, features, from, get, grpc};
+use std::time::Duration;
+use tokio::time::{self, Instant};
+
+/// Answered after this many seconds.
+fn slow(call: Call) -> Call {
+    call.header("rpc-behavior", "sleep-60")
+}
+
+/// Makes a call on a paused clock: what came, and after how much of its time.
+async fn timed(world: &World, call: Call) -> (Answer, Duration) {
+    time::pause();
+    let begin = Instant::now();
+    let outcome = (world.call(call).await, begin.elapsed());
+    time::resume();
+    outcome
+}
+
+/// Fails unless the call ended with `code` at `limit`, in milliseconds.
+async fn ends_at(limit: u64, code: &str, world: &World, call: Call) -> Result<(), String> {
+    let (answer, elapsed) = timed(world, call).await;
+    let limit = Duration::from_millis(limit);
+    fails(code, &[&format!("deadline exceeded after {limit:?}"), "in-process"], answer)?;
+    // Timers are rounded up to milliseconds.
+    check((limit..limit + Duration::from_millis(2)).contains(&elapsed), format!("{limit:?}, and not {elapsed:?}"))
+}
+
+/// Fails unless backend a answers, however late.
+async fn waits(world: &World, call: Call) -> Result<(), String> {
+    from("a", timed(world, call).await.0)
+}
+
+/// Makes a call, and fails unless backend a was told that it has this much time.
+async fn tells(timeout: Option<&str>, world: &World, call: Call) -> Result<(), String> {
+    from("a", world.call(call).await)?;
+    let head = world.a.last_call().ok_or("a call")?;
+    let told = head.headers.get("grpc-timeout").and_then(|value| value.to_str().ok());
+    check(told == timeout, format!("grpc-timeout {timeout:?}, and not {told:?}"))
+}
+
+features! {
+    max_stream_duration {
+        row: "deadline from the route, told to the server", source: "A31, `RouteAction.max_stream_duration.max_stream_duration`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, max_stream_duration: {max_stream_duration: 20s}}}]",
+        strip: [("/routes/0/route/max_stream_duration", "")],
+        |world| {
+            ends_at(20_000, "DeadlineExceeded", world, slow(grpc())).await?;
+            // "min(app deadline, route limit)"
+            ends_at(20_000, "DeadlineExceeded", world, slow(grpc()).header("grpc-timeout", "50S")).await?;
+            ends_at(100, "DeadlineExceeded", world, slow(grpc()).header("grpc-timeout", "100m")).await?;
+            tells(Some("20000000u"), world, grpc()).await
+        }
+    }
+
+    grpc_timeout_header_max {
+        row: "deadline from the route: the cap on `grpc-timeout` comes first",
+        source: "A31, `RouteAction.max_stream_duration.grpc_timeout_header_max`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, max_stream_duration:
+                    {max_stream_duration: 50s, grpc_timeout_header_max: 20s}}}]",
+        strip: [("/routes/0/route/max_stream_duration/grpc_timeout_header_max", "")],
+        |world| {
+            ends_at(20_000, "DeadlineExceeded", world, slow(grpc())).await?;
+            ends_at(20_000, "DeadlineExceeded", world, slow(grpc()).header("grpc-timeout", "50S")).await?;
+            tells(Some("20000000u"), world, grpc()).await
+        }
+    }
+
+    grpc_timeout_header_max_of_zero {
+        row: "deadline from the route: a cap of 0 lifts the route's limit",
+        source: "A31, `RouteAction.max_stream_duration.grpc_timeout_header_max: 0s`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, max_stream_duration:
+                    {max_stream_duration: 20s, grpc_timeout_header_max: 0s}}}]",
+        strip: [("/routes/0/route/max_stream_duration/grpc_timeout_header_max", "")],
+        |world| {
+            waits(world, slow(grpc())).await?;
+            tells(None, world, grpc()).await?;
+            ends_at(50_000, "DeadlineExceeded", world, slow(grpc()).header("grpc-timeout", "50S")).await
+        }
+    }
+
+    listener_max_stream_duration {
+        row: "deadline from the listener, for routes that say nothing",
+        source: "A31, `HttpConnectionManager.common_http_protocol_options.max_stream_duration`",
+        config: "http: {common_http_protocol_options: {max_stream_duration: 20s}}",
+        strip: [("/http", "{}")],
+        |world| {
+            ends_at(20_000, "DeadlineExceeded", world, slow(grpc())).await
+        }
+    }
+
+    route_without_limit {
+        row: "deadline: 0 on the route beats the listener's limit",
+        source: "A31, `RouteAction.max_stream_duration.max_stream_duration: 0s`",
+        config: "{http: {common_http_protocol_options: {max_stream_duration: 20s}},
+                  routes: [{match: {prefix: ''}, route: {cluster: a, max_stream_duration: {max_stream_duration: 0s}}}]}",
+        strip: [("/routes/0/route/max_stream_duration", "")],
+        |world| {
+            waits(world, slow(grpc())).await
+        }
+    }
+
+    deadline_update {
+        row: "a new deadline counts from the next call on", source: "A31, `RouteAction.max_stream_duration`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, max_stream_duration: {max_stream_duration: 20s}}}]",
+        strip: [("/routes/0/route/max_stream_duration", "{}")],
+        |world| {
+            ends_at(20_000, "DeadlineExceeded", world, slow(grpc())).await?;
+            world.update("/routes/0/route/max_stream_duration/max_stream_duration", "40s").await?;
+            ends_at(40_000, "DeadlineExceeded", world, slow(grpc())).await
+        }
+    }
+
+    http_timeout {
+        row: "deadline of plain HTTP: 504; gRPC calls do not look at it", source: "Envoy, `RouteAction.timeout`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 20s}}]",
+        strip: [("/routes/0/route/timeout", "")],
+        |world| {
+            ends_at(20_000, "504", world, slow(get("/"))).await?;
+            waits(world, slow(grpc())).await
+        }
+    }
+
+    http_timeout_unset {
+        row: "deadline of plain HTTP: 15 s where the route says nothing", source: "Envoy, `RouteAction.timeout`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a}}]",
+        strip: [("/routes/0/route", "{cluster: a, timeout: 0s}")],
+        |world| {
+            ends_at(15_000, "504", world, slow(get("/"))).await
+        }
+    }
+
+    http_timeout_of_zero {
+        row: "deadline of plain HTTP: 0 is none, and gRPC's fields do not count",
+        source: "Envoy, `RouteAction.timeout: 0s`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0s,
+                    max_stream_duration: {max_stream_duration: 20s}}}]",
+        strip: [("/routes/0/route/timeout", "")],
+        |world| {
+            waits(world, slow(get("/"))).await
+        }
+    }
+}
+
+/// A31's table: what the application, `grpc_timeout_header_max` and `max_stream_duration` say, and when the call ends.
+#[tokio::test]
+async fn the_table_of_a31() {
+    let rows = [
+        (None, None, None, None),
+        (None, None, Some(0), None),
+        (None, None, Some(10), Some(10)),
+        (None, Some(0), Some(10), None),
+        (None, Some(10), Some(20), Some(10)),
+        (Some(20), None, Some(10), Some(10)),
+        (Some(20), Some(0), Some(10), Some(20)),
+        (Some(20), Some(10), Some(30), Some(10)),
+    ];
+    let field = |name: &str, seconds: Option<u64>| seconds.map(|seconds| format!("{name}: {seconds}s"));
+    let routes: Vec<_> = rows
+        .iter()
+        .enumerate()
+        .map(|(row, &(_, header_max, max, _))| {
+            let limits = [field("grpc_timeout_header_max", header_max), field("max_stream_duration", max)];
+            let limits = limits.into_iter().flatten().collect::<Vec<_>>().join(", ");
+            let matches = format!("{{prefix: '', headers: [{{name: row, exact_match: '{row}'}}]}}");
+            format!("{{match: {matches}, route: {{cluster: a, max_stream_duration: {{{limits}}}}}}}")
+        })
+        .collect();
+    let world = World::start(&format!("routes: [{}]", routes.join(", ")), &[]).await;
+    for (row, (app, header_max, max, wanted)) in rows.into_iter().enumerate() {
+        let call = slow(grpc()).header("row", ["0", "1", "2", "3", "4", "5", "6", "7"][row]);
+        let call = if app.is_some() { call.header("grpc-timeout", "20S") } else { call };
+        let outcome = match wanted {
+            None => waits(&world, call).await,
+            Some(limit) => ends_at(limit * 1000, "DeadlineExceeded", &world, call).await,
+        };
+        outcome.unwrap_or_else(|failure| panic!("{app:?}, {header_max:?}, {max:?}: expected {failure}"));
+    }
+}
