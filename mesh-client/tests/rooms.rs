@@ -6,7 +6,7 @@
 #[path = "../../mesh-xds/tests/rooms/check.rs"]
 mod check;
 
-use check::{Room, breaches, sources};
+use check::{Room, breaches, sources, unnamed};
 use std::{fs, path::Path};
 
 const ROOMS: &[Room] = &[
@@ -107,6 +107,16 @@ fn a_breach_of_each_room_is_seen() {
         ("status.rs", "use envoy_types::pb;"),
     ] {
         assert_eq!(breaches(file, line, ROOMS).len(), 1, "{file}: {line}");
+    }
+}
+
+#[test]
+fn the_map_names_every_file_of_both_crates() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let map = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("readable");
+    for folder in ["mesh-xds/src", "mesh-client/src"] {
+        let missing = unnamed(&map, folder, &sources(&root.join(folder)));
+        assert!(missing.is_empty(), "not in ARCHITECTURE.md, section {folder}: {}", missing.join(", "));
     }
 }
 
