@@ -17,5 +17,6 @@ mod status;
 pub use bootstrap::{Bootstrap, BootstrapBuilder, BootstrapError, ServerAddress};
 pub use client::{Closed, TargetName, TargetWatch, XdsClient};
 pub use in_process::InProcess;
+pub use log::Limiter;
 pub use snapshot::{ClusterConfig, ClusterError, ResolvedCluster, Snapshot, Target};
 pub use status::{ResourceState, ResourceStatus, ServerStatus, Status, StreamState};

@@ -5,9 +5,9 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// At most [`Limiter::BURST`] events per [`Limiter::PERIOD`].
+/// At most 20 events in 10 s. The data plane limits its own events with it, too.
 #[derive(Debug, Default)]
-pub(crate) struct Limiter {
+pub struct Limiter {
     period_began: Option<Instant>,
     used: u32,
     suppressed: u64,
@@ -18,7 +18,7 @@ impl Limiter {
     const PERIOD: Duration = Duration::from_secs(10);
 
     /// Whether an event may be logged, and how many were not since the last one.
-    pub(crate) fn permit(&mut self, now: Instant) -> Option<u64> {
+    pub fn permit(&mut self, now: Instant) -> Option<u64> {
         if self.period_began.is_none_or(|began| now.saturating_duration_since(began) >= Self::PERIOD) {
             self.period_began = Some(now);
             self.used = 0;

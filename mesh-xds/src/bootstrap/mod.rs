@@ -51,18 +51,24 @@ pub(crate) struct Node {
     pub(crate) metadata: serde_json::Map<String, serde_json::Value>,
 }
 
+/// A57's does-not-exist timer, and A88's for servers whose timer is transient.
+const DOES_NOT_EXIST: Duration = Duration::from_secs(15);
+const TRANSIENT: Duration = Duration::from_secs(30);
+
 /// What the JSON has no words for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TransportOptions {
     pub(crate) max_message_size: usize,
     pub(crate) connect_timeout: Duration,
+    /// `None`: what the preferred server's features call for.
+    pub(crate) resource_timeout: Option<Duration>,
 }
 
 impl Default for TransportOptions {
     fn default() -> Self {
         // 64 MiB hold some 100,000 clusters; gRPC's usual 4 MiB are too few for 10,000.
         // "minimum connect timeout 20 s" (gRPC connection backoff).
-        Self { max_message_size: 64 * 1024 * 1024, connect_timeout: Duration::from_secs(20) }
+        Self { max_message_size: 64 * 1024 * 1024, connect_timeout: Duration::from_secs(20), resource_timeout: None }
     }
 }
 
@@ -95,6 +101,20 @@ impl Bootstrap {
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.transport.connect_timeout = timeout;
         self
+    }
+
+    /// How long after it was asked for a resource may be missing before it counts as not existing; unless set, 15 s
+    /// (A57), or 30 s for a server whose timer is transient (A88).
+    #[must_use]
+    pub fn with_resource_timeout(mut self, timeout: Duration) -> Self {
+        self.transport.resource_timeout = Some(timeout);
+        self
+    }
+
+    pub(crate) fn resource_timeout(&self) -> Duration {
+        let transient = self.features().contains(&Feature::ResourceTimerIsTransient);
+        let usual = if transient { TRANSIENT } else { DOES_NOT_EXIST };
+        self.transport.resource_timeout.unwrap_or(usual)
     }
 
     /// The preferred server, for people.

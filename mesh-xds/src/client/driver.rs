@@ -67,7 +67,7 @@ struct Watched {
 
 impl Driver {
     pub(super) fn new(bootstrap: Arc<Bootstrap>, shared: Arc<Mutex<Shared>>, runtime: Handle) -> Self {
-        let core = Core::new(bootstrap.features());
+        let core = Core::new(bootstrap.resource_timeout());
         Self {
             bootstrap,
             runtime,
@@ -174,7 +174,8 @@ impl Driver {
         let listener = &watched.name.listener;
         if let Some(suppressed) = self.applied.permit(now) {
             match &target {
-                Target::Ready(snapshot) => tracing::info!(
+                // "Applied" is the data plane's to say, and to log.
+                Target::Ready(snapshot) => tracing::debug!(
                     %listener,
                     generation = snapshot.generation,
                     clusters = snapshot.clusters.len(),

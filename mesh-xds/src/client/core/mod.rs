@@ -10,9 +10,8 @@
 
 use super::{TargetName, complaints::Complaints};
 use crate::{
-    ads::{Protocol, Request, Response},
+    ads::{Protocol, Request, Response, Verdict},
     assemble::{Assembler, TargetId},
-    bootstrap::Feature,
     cache::{Cache, Change},
     log::Limiter,
     resource::{Kind, Received},
@@ -21,10 +20,6 @@ use crate::{
 use rustc_hash::FxHashSet;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// A57's does-not-exist timer, and A88's for servers whose timer is transient.
-const DOES_NOT_EXIST: Duration = Duration::from_secs(15);
-const TRANSIENT: Duration = Duration::from_secs(30);
 
 /// What can happen.
 #[derive(Debug)]
@@ -50,20 +45,21 @@ pub(super) enum Input {
 pub(super) struct Core {
     protocol: Protocol,
     assembler: Assembler,
+    /// Of the does-not-exist timers.
     timeout: Duration,
     errors: Limiter,
+    nacks: Limiter,
     ignored: Limiter,
 }
 
 impl Core {
-    pub(super) fn new(features: &[Feature]) -> Self {
-        let transient = features.contains(&Feature::ResourceTimerIsTransient);
-        let timeout = if transient { TRANSIENT } else { DOES_NOT_EXIST };
+    pub(super) fn new(timeout: Duration) -> Self {
         Self {
             protocol: Protocol::new(timeout),
             assembler: Assembler::default(),
             timeout,
             errors: Limiter::default(),
+            nacks: Limiter::default(),
             ignored: Limiter::default(),
         }
     }
@@ -170,7 +166,13 @@ impl Core {
                 self.changed(kind, &name, change, now);
             }
         }
-        self.protocol.acknowledge(kind, &version, &nonce, complaints.verdict());
+        let verdict = complaints.verdict();
+        if let Verdict::Nack(reason) = &verdict
+            && let Some(suppressed) = self.nacks.permit(now)
+        {
+            tracing::warn!(%kind, %version, %reason, suppressed, "xDS response NACKed");
+        }
+        self.protocol.acknowledge(kind, &version, &nonce, verdict);
     }
 
     fn changed(&mut self, kind: Kind, name: &str, change: Change, now: Instant) {

@@ -166,7 +166,7 @@ struct Simulation {
 impl Simulation {
     fn new() -> Self {
         Self {
-            core: Core::new(&[]),
+            core: Core::new(Duration::from_secs(15)),
             cache: Cache::new("n", &[]),
             now: Instant::now(),
             targets: BTreeMap::new(),
