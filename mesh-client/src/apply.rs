@@ -17,11 +17,12 @@ use crate::{
     route::{RouteMatcher, WeightedChoice},
 };
 use mesh_xds::{
-    Snapshot, Target, TargetWatch,
+    Limiter, Snapshot, Target, TargetWatch,
     resource::{ClusterName, ClusterSpecifier, RouteAction, VirtualHost},
 };
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// What the calls of a channel see of the configuration.
 #[derive(Debug)]
@@ -81,9 +82,16 @@ impl CompiledHost {
 /// Follows a target for as long as its channel lives.
 pub(crate) async fn run(mut watch: TargetWatch, shared: Arc<Shared>, clusters: Clusters) {
     let mut target = watch.current();
+    let mut applied = Limiter::default();
     loop {
         match target {
-            Target::Ready(snapshot) => apply(snapshot, &shared, &clusters).await,
+            Target::Ready(snapshot) => {
+                let (listener, generation) = (Arc::clone(&snapshot.listener_name), snapshot.generation);
+                apply(snapshot, &shared, &clusters).await;
+                if let Some(suppressed) = applied.permit(Instant::now()) {
+                    tracing::info!(%listener, generation, suppressed, "configuration applied");
+                }
+            }
             Target::Pending { missing } => shared.publish(Table::Pending(missing)),
             Target::Failed(reason) => shared.publish(Table::Failed(reason)),
         }
@@ -133,7 +141,6 @@ async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters) {
             _ => Arc::new(compile(source, &snapshot, &running, before)),
         }
     });
-    tracing::debug!(listener = %snapshot.listener_name, generation, "configuration applied");
     shared.publish(Table::Ready(RoutingTable { snapshot, clusters: running, host }));
 }
 

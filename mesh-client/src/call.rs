@@ -82,12 +82,12 @@ impl Live {
         if let Poll::Ready(frame) = self.body.poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| {
                 frame.map_err(|failure| {
-                    let peer = self.finish.slot.peer();
+                    let (cluster, peer) = (self.finish.slot.cluster().clone(), self.finish.slot.peer());
                     match failure {
-                        RecvFailure::Reset(code) => Cause::Reset { peer, code },
-                        RecvFailure::Unacceptable(reason) => Cause::Unacceptable { peer, reason },
+                        RecvFailure::Reset(code) => Cause::Reset { cluster, peer, code },
+                        RecvFailure::Unacceptable(reason) => Cause::Unacceptable { cluster, peer, reason },
                         RecvFailure::Io(reason) => {
-                            Cause::Connection { peer, reason: self.finish.slot.why_lost(reason) }
+                            Cause::Connection { cluster, peer, reason: self.finish.slot.why_lost(reason) }
                         }
                     }
                 })

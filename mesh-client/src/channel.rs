@@ -435,7 +435,7 @@ impl Inner {
                 };
                 match &mut upload {
                     Some(upload) if again && upload.can_replay() => upload.rewind(),
-                    _ => return Err(Cause::from_send(failure, slot.peer())),
+                    _ => return Err(Cause::from_send(failure, slot.cluster().clone(), slot.peer())),
                 }
             }
         }
@@ -472,7 +472,8 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-fn form(headers: &HeaderMap) -> ReplyForm {
+/// Whether a request is gRPC, which decides how it is answered.
+pub(crate) fn form(headers: &HeaderMap) -> ReplyForm {
     match headers.get(header::CONTENT_TYPE) {
         Some(value) if value.as_bytes().starts_with(b"application/grpc") => ReplyForm::Grpc,
         _ => ReplyForm::Http,

@@ -74,6 +74,8 @@ pub enum Cause {
     },
     /// The connection broke, was closed, or the server refused the stream.
     Connection {
+        /// The cluster.
+        cluster: ClusterName,
         /// The endpoint.
         peer: SocketAddr,
         /// What happened.
@@ -81,6 +83,8 @@ pub enum Cause {
     },
     /// The server reset the stream.
     Reset {
+        /// The cluster.
+        cluster: ClusterName,
         /// The endpoint.
         peer: SocketAddr,
         /// The HTTP/2 error code.
@@ -88,6 +92,8 @@ pub enum Cause {
     },
     /// The response cannot be taken: its headers are larger than allowed, or malformed. INTERNAL, or 502.
     Unacceptable {
+        /// The cluster.
+        cluster: ClusterName,
         /// The endpoint.
         peer: SocketAddr,
         /// What is wrong with it.
@@ -123,9 +129,16 @@ impl fmt::Display for Cause {
             Self::TooManyPending { cluster, max } => {
                 write!(f, "cluster {:?}: {max} calls already wait for a connection", cluster.as_str())
             }
-            Self::Connection { peer, reason } => write!(f, "endpoint {peer}: {reason}"),
-            Self::Reset { peer, code } => write!(f, "endpoint {peer}: stream reset with HTTP/2 error code {code}"),
-            Self::Unacceptable { peer, reason } => write!(f, "endpoint {peer}: response cannot be taken: {reason}"),
+            Self::Connection { cluster, peer, reason } => {
+                write!(f, "cluster {:?}: endpoint {peer}: {reason}", cluster.as_str())
+            }
+            Self::Reset { cluster, peer, code } => {
+                let cluster = cluster.as_str();
+                write!(f, "cluster {cluster:?}: endpoint {peer}: stream reset with HTTP/2 error code {code}")
+            }
+            Self::Unacceptable { cluster, peer, reason } => {
+                write!(f, "cluster {:?}: endpoint {peer}: response cannot be taken: {reason}", cluster.as_str())
+            }
             Self::DeadlineExceeded { after } => write!(f, "deadline exceeded after {after:?}"),
             Self::RequestBody(reason) => write!(f, "request body failed: {reason}"),
             Self::InvalidRequest(reason) => write!(f, "request cannot be sent: {reason}"),
@@ -208,7 +221,10 @@ impl MeshError {
 
 impl fmt::Display for MeshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (xDS node {:?})", self.cause, self.node)
+        let (cause, node) = (self.cause.to_string(), &*self.node);
+        // What comes from the xDS client names the node already.
+        let named = cause.contains(&format!("(xDS node id {node:?})"));
+        if named { f.write_str(&cause) } else { write!(f, "{cause} (xDS node id {node:?})") }
     }
 }
 
@@ -225,16 +241,17 @@ pub(crate) enum ReplyForm {
 
 impl Cause {
     /// The end of an attempt that will not be repeated.
-    pub(crate) fn from_send(failure: SendFailure, peer: SocketAddr) -> Self {
-        match failure {
-            SendFailure::Unsent(reason) | SendFailure::Io(reason) => Self::Connection { peer, reason },
-            SendFailure::Refused => Self::Connection { peer, reason: "stream refused".to_owned() },
-            SendFailure::GoneAway => Self::Connection { peer, reason: "connection is going away".to_owned() },
-            SendFailure::Reset(code) => Self::Reset { peer, code },
-            SendFailure::Unacceptable(reason) => Self::Unacceptable { peer, reason },
-            SendFailure::RequestBody(reason) => Self::RequestBody(reason),
-            SendFailure::Invalid(reason) => Self::InvalidRequest(reason),
-        }
+    pub(crate) fn from_send(failure: SendFailure, cluster: ClusterName, peer: SocketAddr) -> Self {
+        let reason = match failure {
+            SendFailure::Unsent(reason) | SendFailure::Io(reason) => reason,
+            SendFailure::Refused => "stream refused".to_owned(),
+            SendFailure::GoneAway => "connection is going away".to_owned(),
+            SendFailure::Reset(code) => return Self::Reset { cluster, peer, code },
+            SendFailure::Unacceptable(reason) => return Self::Unacceptable { cluster, peer, reason },
+            SendFailure::RequestBody(reason) => return Self::RequestBody(reason),
+            SendFailure::Invalid(reason) => return Self::InvalidRequest(reason),
+        };
+        Self::Connection { cluster, peer, reason }
     }
 }
 

@@ -6,9 +6,9 @@
 
 use crate::{
     call::ResponseBody,
-    channel::{MeshChannel, ResponseFuture},
+    channel::{MeshChannel, ResponseFuture, form},
     error::{Cause, MeshError, ReplyForm},
-    mesh::Mesh,
+    mesh::{Mesh, TargetError},
 };
 use http::{Request, Response, Uri};
 use http_body::Body;
@@ -74,11 +74,18 @@ impl HttpClient {
         B::Data: Send,
         B::Error: fmt::Display,
     {
-        let channel = target(request.uri()).and_then(|target| self.channel(target));
-        Ok(channel.map_err(|reason| self.invalid(reason))?.call(request))
+        let error = |cause| MeshError::new(cause, self.mesh.node_id().into());
+        let target = target(request.uri()).map_err(|reason| error(Cause::InvalidRequest(reason)))?;
+        match self.channel(target) {
+            Ok(mut channel) => Ok(channel.call(request)),
+            Err(TargetError::ShuttingDown) => {
+                Ok(ResponseFuture::ready(error(Cause::ShuttingDown).into_response(form(request.headers()))))
+            }
+            Err(invalid) => Err(error(Cause::InvalidRequest(invalid.to_string()))),
+        }
     }
 
-    fn channel(&self, target: String) -> Result<MeshChannel, String> {
+    fn channel(&self, target: String) -> Result<MeshChannel, TargetError> {
         let now = Instant::now();
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.sweep(now);
@@ -86,13 +93,9 @@ impl HttpClient {
             host.used = now;
             return Ok(host.channel.clone());
         }
-        let channel = self.mesh.channel(&format!("xds:///{target}")).map_err(|error| error.to_string())?;
+        let channel = self.mesh.channel(&format!("xds:///{target}"))?;
         hosts.channels.insert(target, Host { channel: channel.clone(), used: now });
         Ok(channel)
-    }
-
-    fn invalid(&self, reason: String) -> MeshError {
-        MeshError::new(Cause::InvalidRequest(reason), self.mesh.node_id().into())
     }
 }
 

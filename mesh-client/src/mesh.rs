@@ -10,7 +10,7 @@ use crate::{
     endpoint::DialOptions,
     http_client::HttpClient,
     status::MeshStatus,
-    task,
+    task::{OnAbort, Tasks, supervised},
 };
 use mesh_xds::{Bootstrap, BootstrapError, TargetName, XdsClient, resource::ClusterName};
 use rustc_hash::FxHashMap;
@@ -20,7 +20,6 @@ use std::{
     time::Duration,
 };
 use tokio::{runtime::Handle, task::AbortHandle, time::timeout};
-use tokio_util::task::TaskTracker;
 
 /// A process's membership in a service mesh.
 ///
@@ -42,10 +41,11 @@ pub struct Mesh {
 pub(crate) struct MeshInner {
     xds: XdsClient,
     bootstrap: Arc<Bootstrap>,
-    runtime: Handle,
     clusters: Mutex<FxHashMap<ClusterKey, Weak<Cluster>>>,
     channels: Mutex<Vec<Weak<Inner>>>,
-    connections: TaskTracker,
+    /// Workers and connections.
+    tasks: Tasks,
+    runtime: Handle,
     /// Whatever else must live as long as the mesh: an embedded control plane.
     _keeps: Option<Box<dyn Send + Sync>>,
 }
@@ -105,10 +105,10 @@ impl Mesh {
             inner: Arc::new(MeshInner {
                 xds: XdsClient::connect(Arc::clone(&bootstrap)),
                 bootstrap,
-                runtime,
                 clusters: Mutex::default(),
                 channels: Mutex::default(),
-                connections: TaskTracker::new(),
+                tasks: Tasks::new(runtime.clone()),
+                runtime,
                 _keeps: keeps,
             }),
         }
@@ -146,14 +146,19 @@ impl Mesh {
 
     /// Ends the mesh: new calls fail, calls in flight may finish until `deadline` from now, connections close.
     ///
-    /// Returns whether everything had finished by then.
+    /// Returns whether everything had finished by then. What had not is cut off: no connection is left in either case.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         // Closed first: a channel that is being made meanwhile either sees that, or is among the living.
-        self.inner.connections.close();
+        self.inner.tasks.close();
         for channel in self.live_channels() {
             channel.shut_down();
         }
-        timeout(deadline, self.inner.connections.wait()).await.is_ok()
+        if timeout(deadline, self.inner.tasks.ended()).await.is_ok() {
+            return true;
+        }
+        self.inner.tasks.abort();
+        self.inner.tasks.ended().await;
+        false
     }
 
     fn live_channels(&self) -> Vec<Arc<Inner>> {
@@ -166,9 +171,6 @@ impl Mesh {
         options: CallOptions,
         settings: ClusterSettings,
     ) -> Result<MeshChannel, TargetError> {
-        if self.inner.connections.is_closed() {
-            return Err(TargetError::ShuttingDown);
-        }
         let target = TargetName::new(self.inner.bootstrap.listener_name(name), name);
         let watch = self.inner.xds.watch(target.clone());
         let shared = Arc::new(Shared::new());
@@ -177,7 +179,15 @@ impl Mesh {
             let (shared, xds) = (Arc::clone(&shared), self.inner.xds.clone());
             move || apply::run(xds.watch(target.clone()), Arc::clone(&shared), clusters.clone())
         };
-        let apply = task::spawn_supervised(&self.inner.runtime, "apply", follow).abort_handle();
+        let orphan = Arc::clone(&shared);
+        // Nobody would tell those who wait for a configuration.
+        let gone = || Table::Failed("the runtime that the mesh ran on has ended".into());
+        let aborted = OnAbort::new(move || orphan.publish(gone()));
+        let apply = async move {
+            supervised("apply", follow).await;
+            aborted.disarm();
+        };
+        let apply = self.inner.runtime.spawn(apply).abort_handle();
         let connected = Connected { apply, _mesh: self.clone() };
         let node = self.inner.xds.node_id().into();
         let inner = Arc::new(Inner::new(name.into(), shared, options, node, watch, connected));
@@ -185,8 +195,8 @@ impl Mesh {
         channels.retain(|channel| channel.strong_count() > 0);
         channels.push(Arc::downgrade(&inner));
         drop(channels);
-        if self.inner.connections.is_closed() {
-            // A shutdown since the look above may have missed this one.
+        if self.inner.tasks.is_closed() {
+            // A shutdown that was faster may have missed this one.
             inner.shut_down();
             return Err(TargetError::ShuttingDown);
         }
@@ -249,8 +259,7 @@ impl Clusters {
         let options = ClusterOptions {
             dial: Arc::new(self.settings.dial.clone()),
             max_pending: self.settings.max_pending,
-            runtime: self.mesh.runtime.clone(),
-            connections: self.mesh.connections.clone(),
+            tasks: self.mesh.tasks.clone(),
         };
         let cluster = Arc::new(Cluster::new(update.clone(), options));
         clusters.insert(key, Arc::downgrade(&cluster));

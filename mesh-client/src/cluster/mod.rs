@@ -20,6 +20,7 @@ use crate::{
     balance::{Picked, Picker},
     endpoint::{DialOptions, Endpoint, EndpointState, Protocol, Slot},
     error::Cause,
+    task::Tasks,
     wakeups::Wakeups,
 };
 use arc_swap::ArcSwap;
@@ -32,8 +33,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::{runtime::Handle, sync::watch};
-use tokio_util::task::TaskTracker;
+use tokio::sync::watch;
 
 /// What all clusters of one channel share.
 #[derive(Clone, Debug)]
@@ -41,9 +41,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) dial: Arc<DialOptions>,
     /// `max_pending_requests`: how many calls may wait for a connection at once.
     pub(crate) max_pending: usize,
-    pub(crate) runtime: Handle,
-    /// Every connection task, for an orderly shutdown.
-    pub(crate) connections: TaskTracker,
+    /// Where workers and connections run.
+    pub(crate) tasks: Tasks,
 }
 
 /// A configuration of a cluster, with the number of the snapshot that it came with.
@@ -228,6 +227,11 @@ impl Backends {
                 Picker::Wait => None,
             })
             .await
+    }
+
+    fn publish(&self, picker: Picker) {
+        self.picker.store(Arc::new(picker));
+        self.wakeups.all();
     }
 
     /// The endpoints, as they are now.

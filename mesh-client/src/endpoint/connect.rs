@@ -4,8 +4,9 @@
 //! HTTP/2. This file does NOT retry: backoff is the cluster worker's.
 
 use super::{Connection, ConnectionEvent, Endpoint, Gate, Protocol};
-use crate::wakeups::Wakeups;
+use crate::{task::Tasks, wakeups::Wakeups};
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use mesh_xds::resource::ClusterName;
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
@@ -69,8 +70,10 @@ pub(crate) struct Keepalive {
 #[derive(Debug)]
 pub(crate) struct Dial {
     pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) cluster: ClusterName,
     pub(crate) protocol: Protocol,
     pub(crate) options: Arc<DialOptions>,
+    pub(crate) tasks: Tasks,
     pub(crate) wakeups: Arc<Wakeups>,
 }
 
@@ -91,14 +94,14 @@ impl Dial {
             }
         };
         let gate = Arc::new(Gate::new(self.wakeups));
-        let (endpoint, shared) = (self.endpoint, Arc::clone(&gate));
-        let connection = |transport| Connection { endpoint, peer, gate: shared, transport };
+        let (endpoint, cluster, shared) = (self.endpoint, self.cluster, Arc::clone(&gate));
+        let connection = |transport| Connection { endpoint, cluster, peer, gate: shared, transport };
         match self.protocol {
             Protocol::Http2 => {
                 super::h2::run(Tracked::new(io), gate, deadline, &self.options, connection, report).await;
             }
             #[cfg(feature = "http1")]
-            Protocol::Http1 => super::h1::run(io, peer, gate, &self.options, connection, report).await,
+            Protocol::Http1 => super::h1::run(io, peer, gate, &self.options, self.tasks, connection, report).await,
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     connect::{DialOptions, happy_eyeballs},
     upload::Part,
 };
+use crate::task::Tasks;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Uri, Version, header, request, response, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
@@ -37,7 +38,6 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
-    runtime::Handle,
     sync::Notify,
     time::{Instant, timeout},
 };
@@ -54,8 +54,8 @@ pub(super) struct Pool(Arc<Shared>);
 struct Shared {
     peer: SocketAddr,
     connect_timeout: Duration,
-    /// Connections belong to the runtime of the cluster, not to that of the call that dialled them.
-    runtime: Handle,
+    /// Connections belong to the runtime of the mesh, not to that of the call that dialled them.
+    tasks: Tasks,
     idle: Mutex<Vec<Sender>>,
     /// Connections that are not closed.
     open: AtomicUsize,
@@ -83,13 +83,14 @@ pub(super) async fn run(
     peer: SocketAddr,
     gate: Arc<Gate>,
     options: &DialOptions,
+    tasks: Tasks,
     connection: impl FnOnce(Transport) -> Connection,
     report: impl Fn(ConnectionEvent) -> bool,
 ) {
     let shared = Arc::new(Shared {
         peer,
         connect_timeout: options.connect_timeout,
-        runtime: Handle::current(),
+        tasks,
         idle: Mutex::default(),
         open: AtomicUsize::new(0),
         retired: AtomicBool::new(false),
@@ -152,14 +153,14 @@ impl Shared {
                 connected.map_err(|_elapsed| format!("no connection within {:?}", shared.connect_timeout))??;
             shared.handshake(io).await
         };
-        self.runtime.spawn(dial).await.map_err(|error| error.to_string())?
+        self.tasks.spawn(dial).await.map_err(|error| error.to_string())?
     }
 
     async fn handshake(self: &Arc<Self>, io: TcpStream) -> Result<Sender, String> {
         let (sender, driver) = http1::handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
         self.open.fetch_add(1, Ordering::AcqRel);
         let shared = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.tasks.spawn(async move {
             // Its error reaches the call that is on the connection; an idle one has nobody to tell.
             let _ = driver.await;
             shared.open.fetch_sub(1, Ordering::AcqRel);

@@ -25,7 +25,7 @@ use crate::wakeups::Wakeups;
 use bytes::Bytes;
 use http::{request, response};
 use http_body::Frame;
-use mesh_xds::resource::Addresses;
+use mesh_xds::resource::{Addresses, ClusterName};
 use std::{
     fmt,
     net::SocketAddr,
@@ -96,6 +96,8 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) endpoint: Arc<Endpoint>,
+    /// The cluster that dialled it, for error texts.
+    cluster: ClusterName,
     /// The address that won among the endpoint's.
     pub(crate) peer: SocketAddr,
     gate: Arc<Gate>,
@@ -194,6 +196,11 @@ impl Slot {
     /// Whom the call goes to.
     pub(crate) fn peer(&self) -> SocketAddr {
         self.connection.peer
+    }
+
+    /// The cluster it was picked from.
+    pub(crate) fn cluster(&self) -> &ClusterName {
+        &self.connection.cluster
     }
 
     /// Sends one attempt and waits for response headers.
@@ -328,6 +335,6 @@ pub(crate) mod tests {
         let gate = Arc::new(Gate::new(Arc::new(Wakeups::default())));
         gate.set_quota(quota);
         let (peer, transport) = (endpoint.addresses.first, Transport::H2(h2::Sender::unheard().await));
-        Arc::new(Connection { endpoint, peer, gate, transport })
+        Arc::new(Connection { endpoint, cluster: "c".into(), peer, gate, transport })
     }
 }

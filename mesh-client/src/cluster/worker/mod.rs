@@ -19,12 +19,12 @@ use crate::{
         priority::{ConnectivityState, Priorities},
     },
     endpoint::{ConnectionEvent, Dial, DialOptions, Protocol},
-    task,
+    task::{OnAbort, supervised},
     wakeups::Wakeups,
 };
 use arc_swap::ArcSwap;
 use mesh_xds::{
-    ClusterConfig, ResolvedCluster,
+    ClusterConfig, Limiter, ResolvedCluster,
     resource::{ClusterName, TransportSocket},
 };
 use std::{
@@ -60,13 +60,25 @@ pub(super) fn spawn(
         applied: watch::Sender::new(None),
         roster: ArcSwap::default(),
     });
-    let (shared, options, runtime) = (Arc::clone(&backends), options.clone(), options.runtime.clone());
-    task::spawn_supervised(&runtime, "cluster worker", move || {
+    let (shared, options, tasks) = (Arc::clone(&backends), options.clone(), options.tasks.clone());
+    let work = supervised("cluster worker", move || {
         let mut updates = updates.clone();
         let config = Arc::clone(&updates.borrow_and_update().config);
         Worker::new(Arc::clone(&shared), protocol, options.clone(), config).run(updates)
     });
+    let shared = Arc::clone(&backends);
+    // Also where the runtime has ended before, so that there never is a worker.
+    let aborted = OnAbort::new(move || shared.publish(orphaned()));
+    tasks.spawn(async move {
+        work.await;
+        aborted.disarm();
+    });
     backends
+}
+
+/// Of a worker whose runtime was shut down under it. Nobody else will connect: calls must not wait for ever.
+fn orphaned() -> Picker {
+    Picker::Fail("the runtime that the mesh ran on has ended".into())
 }
 
 /// The number of an endpoint within its worker: events carry it, so that those of a removed endpoint find nobody.
@@ -116,6 +128,7 @@ struct Worker {
     last_dial: DialId,
     backoffs: BinaryHeap<Reverse<(Instant, Id)>>,
     last_failure: Option<String>,
+    states: Limiter,
     published: Option<Published>,
     /// What calls are told when this worker is no more.
     last_word: Option<Picker>,
@@ -140,6 +153,7 @@ impl Worker {
             last_dial: 0,
             backoffs: BinaryHeap::new(),
             last_failure: None,
+            states: Limiter::default(),
             published: None,
             last_word: None,
             events,
@@ -236,22 +250,33 @@ impl Worker {
         let now = Instant::now();
         let Some(backend) = self.roster.get_mut(id) else { return stale(event) };
         let (address, priority) = (backend.endpoint.addresses.first, backend.priority);
-        let cluster = &self.shared.cluster;
-        match (event, backend.is_dialled_by(dial), backend.is_connected_by(dial)) {
+        let dialled = backend.is_dialled_by(dial);
+        if (dialled || backend.is_connected_by(dial))
+            && let Some(suppressed) = self.states.permit(now)
+        {
+            let (cluster, endpoint) = (&self.shared.cluster, address);
+            match &event {
+                ConnectionEvent::Ready(_) => tracing::info!(%cluster, %endpoint, suppressed, "endpoint ready"),
+                ConnectionEvent::Failed(reason) => {
+                    tracing::info!(%cluster, %endpoint, %reason, suppressed, "endpoint failed");
+                }
+                ConnectionEvent::Closed(reason) => {
+                    tracing::info!(%cluster, %endpoint, %reason, suppressed, "endpoint connection closed");
+                }
+            }
+        }
+        match (event, dialled, backend.is_connected_by(dial)) {
             (ConnectionEvent::Ready(connection), true, _) => {
                 self.dials -= 1;
-                tracing::debug!(%cluster, endpoint = %address, "endpoint ready");
                 backend.ready(connection, now);
             }
             (ConnectionEvent::Failed(reason) | ConnectionEvent::Closed(reason), true, _) => {
                 self.dials -= 1;
-                tracing::debug!(%cluster, endpoint = %address, %reason, "endpoint failed");
                 let due = backend.failed(now, |failures| backoff(failures, fastrand::f64()));
                 self.backoffs.push(Reverse((due, id)));
                 self.last_failure = Some(reason);
             }
             (ConnectionEvent::Closed(reason), _, true) => {
-                tracing::debug!(%cluster, endpoint = %address, %reason, "endpoint connection closed");
                 let pause = || backoff(1, fastrand::f64());
                 match backend.closed(now, SHORT_LIVED, pause) {
                     Some(due) => self.backoffs.push(Reverse((due, id))),
@@ -294,14 +319,15 @@ impl Worker {
             self.dials += 1;
             let dial = Dial {
                 endpoint,
+                cluster: self.shared.cluster.clone(),
                 protocol: self.protocol,
                 options: Arc::clone(&self.dial),
+                tasks: self.options.tasks.clone(),
                 wakeups: Arc::clone(&self.shared.wakeups),
             };
             self.last_dial += 1;
             let reporter = Reporter { backend: id, dial: self.last_dial, news: self.reporter.clone() };
-            let run = dial.run(move |event| reporter.report(event));
-            let task = self.options.connections.spawn_on(run, &self.options.runtime);
+            let task = self.options.tasks.spawn(dial.run(move |event| reporter.report(event)));
             self.roster.dialling(id, self.last_dial, task.abort_handle());
         }
     }
@@ -341,8 +367,7 @@ impl Worker {
                 }
             }
         };
-        self.shared.picker.store(Arc::new(picker));
-        self.shared.wakeups.all();
+        self.shared.publish(picker);
         self.published = Some(key);
         self.shared.applied.send_if_modified(|applied| {
             let changed = !applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, &self.config));
@@ -363,15 +388,12 @@ fn stale(event: ConnectionEvent) {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let last_word = match self.last_word.take() {
+        self.shared.publish(match self.last_word.take() {
             Some(last_word) => last_word,
             // It starts again in a moment: calls wait for that.
             None if std::thread::panicking() => Picker::Wait,
-            // Its runtime was shut down under it. Nobody else will connect: calls must not wait for ever.
-            None => Picker::Fail("the runtime that the mesh ran on has ended".into()),
-        };
-        self.shared.picker.store(Arc::new(last_word));
-        self.shared.wakeups.all();
+            None => orphaned(),
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::{
     balance::Picked,
     endpoint::{Connection, EndpointState, Slot, tests::connection},
+    task::Tasks,
 };
 use mesh_xds::resource::{
     Addresses, Cluster, ClusterLoadAssignment, Discovery, DropOverload, Endpoint, Health, HttpProtocol, LbPolicy,
@@ -13,7 +14,6 @@ use mesh_xds::resource::{
 use proptest::{collection::vec, prelude::*, sample::select};
 use std::{collections::BTreeMap, net::SocketAddr};
 use tokio::runtime::{Builder, Runtime};
-use tokio_util::task::TaskTracker;
 
 /// A worker, and a runtime whose tasks never run. Endpoints are named by letters. In a configuration `/` separates
 /// priorities and `|` localities.
@@ -72,12 +72,8 @@ fn resolved(lb_policy: LbPolicy, transport_socket: TransportSocket, endpoints: C
 impl Script {
     fn new(policy: LbPolicy, endpoints: &str) -> Self {
         let parked = Builder::new_current_thread().build().expect("a runtime");
-        let options = ClusterOptions {
-            dial: Arc::default(),
-            max_pending: 10,
-            runtime: parked.handle().clone(),
-            connections: TaskTracker::new(),
-        };
+        let options =
+            ClusterOptions { dial: Arc::default(), max_pending: 10, tasks: Tasks::new(parked.handle().clone()) };
         let config = Arc::new(resolved(policy.clone(), TransportSocket::Plaintext, assignment("", Vec::new())));
         let shared = Arc::new(Backends {
             cluster: config.name.clone(),
