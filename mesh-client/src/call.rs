@@ -77,6 +77,13 @@ impl ResponseBody {
     }
 }
 
+/// No body, as tonic's interceptors ask of every response body.
+impl Default for ResponseBody {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
 impl Live {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         if let Poll::Ready(frame) = self.body.poll_frame(cx) {
