@@ -20,6 +20,7 @@ mod our_client_among_peers;
 mod peers_without_us;
 mod protocols;
 mod refuser;
+mod removals;
 mod rig;
 mod routing;
 mod servers_without_manners;

@@ -1,0 +1,145 @@
+//! What left the configuration gets no call, and what stayed in it is not touched.
+//!
+//! Endpoints leave clusters, clusters leave the routes and return with others, one endpoint of a thousand changes. It
+//! does NOT test how long that takes; benches do.
+
+use crate::{
+    load::Load,
+    mesh::{applied, mesh, ready, service, soak, unary},
+    rig::{addresses, backends, within},
+};
+use interop_tests::backend::Backend;
+use mesh_client::{EndpointState, testing::TestMesh};
+use mesh_xds::{
+    control_plane::{
+        Resources,
+        resources::{cluster_eds, endpoints, listener, route_config, virtual_host},
+    },
+    resource::Kind,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::{collections::BTreeSet, net::SocketAddr};
+
+#[tokio::test]
+async fn once_status_shows_that_an_endpoint_is_gone_an_idle_client_does_not_call_it() {
+    let [a, b, c] = backends(["a", "b", "c"]).await;
+    let mesh = mesh(service("echo", &addresses([&a, &b, &c])));
+    let channel = ready(&mesh, "echo").await;
+    unary(&channel).await.expect("a reply");
+    all_are_ready(&mesh).await;
+    mesh.control_plane().set(service("echo", &addresses([&b, &c])));
+    // The client is idle: nothing but the update itself makes it look.
+    within("the removal", until(|| !shown(&mesh).contains(&a.address()))).await;
+    let before = a.counters().calls;
+    for _ in 0..30 {
+        assert_ne!(unary(&channel).await.expect("a reply"), "a");
+    }
+    assert_eq!(a.counters().calls, before);
+    a.wait_for(|now| now.open_connections == 0).await.expect("its connection is closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn once_status_shows_that_an_endpoint_is_gone_a_busy_client_does_not_call_it() {
+    let [a, b, c] = backends(["a", "b", "c"]).await;
+    let mesh = mesh(service("echo", &addresses([&a, &b, &c])));
+    let load = Load::start(ready(&mesh, "echo").await, 500);
+    for _ in 0..soak(5) {
+        mesh.control_plane().set(service("echo", &addresses([&b, &c])));
+        within("the removal", until(|| !shown(&mesh).contains(&a.address()))).await;
+        load.old_calls_end().await;
+        let before = a.counters();
+        load.goes_on(50).await;
+        assert_eq!(a.counters().calls, before.calls);
+        mesh.control_plane().set(service("echo", &addresses([&a, &b, &c])));
+        a.wait_for(|now| now.calls > before.calls).await.expect("it is called again");
+    }
+    load.stop().await.were_all_answered_by(&[&a, &b, &c]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_leaves_the_routes_and_returns_is_called_at_its_new_endpoints_only() {
+    let [a, b, other] = backends(["a", "b", "other"]).await;
+    let mesh = mesh(routed_to("comes-and-goes", a.address()));
+    let load = Load::start(ready(&mesh, "echo").await, 500);
+    for round in 0..soak(10) {
+        let (now, before) = if round % 2 == 0 { (&b, &a) } else { (&a, &b) };
+        mesh.control_plane().set(routed_to("other", other.address()));
+        // Every other time it is back before anybody can have noticed that it was away.
+        if round % 4 < 2 {
+            applied(&mesh, Kind::RouteConfig, "routes").await;
+        }
+        mesh.control_plane().set(routed_to("comes-and-goes", now.address()));
+        applied(&mesh, Kind::Endpoints, "comes-and-goes").await;
+        applied(&mesh, Kind::RouteConfig, "routes").await;
+        load.old_calls_end().await;
+        let (old, new) = (before.counters().calls, now.counters().calls);
+        load.goes_on(20).await;
+        assert_eq!(before.counters().calls, old, "the endpoint of before is called");
+        assert!(now.counters().calls > new, "the new endpoint is not called");
+    }
+    load.stop().await.were_all_answered_by(&[&a, &b, &other]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_endpoint_of_a_thousand_touches_no_other_connection() {
+    room_for_descriptors(4_000);
+    let backend = Backend::builder("all").address(([0, 0, 0, 0], 0).into()).start().await.expect("a free port");
+    let port = backend.address().port();
+    // All of 127.0.0.0/8 is here, so one backend is a thousand endpoints.
+    let mut fleet: Vec<SocketAddr> =
+        (0..1_000u16).map(|number| ([127, 1, (number / 250) as u8, (number % 250) as u8 + 1], port).into()).collect();
+    let mesh = mesh(service("echo", &fleet));
+    let channel = ready(&mesh, "echo").await;
+    all_are_ready(&mesh).await;
+    assert_eq!(backend.counters().connections, 1_000);
+    for round in 0..10u8 {
+        fleet[usize::from(round) * 97] = ([127, 2, 0, round + 1], port).into();
+        mesh.control_plane().set(service("echo", &fleet));
+        applied(&mesh, Kind::Endpoints, "echo-cluster").await;
+        all_are_ready(&mesh).await;
+        backend.wait_for(|now| now.open_connections == 1_000).await.expect("one came and one went");
+    }
+    for _ in 0..2_000 {
+        unary(&channel).await.expect("a reply");
+    }
+    assert_eq!(backend.counters().connections, 1_010, "one new connection for each new endpoint");
+    let least = mesh.mesh().status().channels[0].clusters[0].endpoints.iter().map(|endpoint| endpoint.attempts).min();
+    assert!(least >= Some(2), "each endpoint has its turns: {least:?}");
+}
+
+fn routed_to(cluster: &str, address: SocketAddr) -> Resources {
+    Resources::default()
+        .with(listener("echo", "routes"))
+        .with(route_config("routes", vec![virtual_host("*", cluster)]))
+        .with(cluster_eds(cluster))
+        .with(endpoints(cluster, &[address]))
+}
+
+/// The endpoints that `status()` shows.
+fn shown(mesh: &TestMesh) -> BTreeSet<SocketAddr> {
+    let clusters = mesh.mesh().status().channels.remove(0).clusters;
+    clusters.iter().flat_map(|cluster| &cluster.endpoints).map(|endpoint| endpoint.address).collect()
+}
+
+async fn all_are_ready(mesh: &TestMesh) {
+    let ready = || {
+        let clusters = mesh.mesh().status().channels.remove(0).clusters;
+        clusters.iter().flat_map(|cluster| &cluster.endpoints).all(|endpoint| endpoint.state == EndpointState::Ready)
+    };
+    within("every endpoint", until(ready)).await;
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Many systems allow a process 1,024 descriptors unless it asks.
+fn room_for_descriptors(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
+            .expect("room for sockets");
+    }
+}
