@@ -43,7 +43,7 @@ fn fuzz(kind: Kind) {
     let (inputs, seed) = (setting("FUZZ_INPUTS", 100_000), setting("FUZZ_SEED", 27));
     let corpus = corpus(kind);
     let context = DecodeContext { certificate_providers: CERTIFICATE_PROVIDERS.map(str::to_owned).into() };
-    let decoded: Vec<_> = corpus.iter().map(|bytes| decode(kind, kind.type_url(), bytes, &context)).collect();
+    let decoded: Vec<_> = corpus.iter().map(|seed| decode(kind, kind.type_url(), &seed.bytes, &context)).collect();
     let mut rng = Rng::with_seed(seed);
     let (mut taken, mut refused) = (0, 0);
     for number in 0..inputs {
@@ -69,7 +69,13 @@ fn fuzz(kind: Kind) {
 
 // === Corpus ===
 
-fn corpus(kind: Kind) -> Vec<Bytes> {
+/// An input to begin with: its bytes, and its fields if the bytes can be read as a message.
+struct Seed {
+    bytes: Bytes,
+    fields: Option<Vec<Field>>,
+}
+
+fn corpus(kind: Kind) -> Vec<Seed> {
     let of_table = rows().into_iter().filter(|row| row.kind == kind);
     let mut corpus: Vec<Bytes> =
         of_table.flat_map(|row| [row.good, row.bad]).map(|any| Bytes::from(any.value)).collect();
@@ -85,23 +91,25 @@ fn corpus(kind: Kind) -> Vec<Bytes> {
     // In any order the same: the files are listed as the file system likes.
     corpus.sort();
     corpus.dedup();
-    corpus
+    corpus.into_iter().map(|bytes| Seed { fields: parse(&bytes, 0), bytes }).collect()
 }
 
 // === Mutations ===
 
-fn mutant(kind: Kind, corpus: &[Bytes], seed_index: usize, rng: &mut Rng) -> (String, Bytes) {
-    let pick = |rng: &mut Rng| corpus[rng.usize(..corpus.len())].clone();
-    let mut bytes = corpus[seed_index].to_vec();
+fn mutant(kind: Kind, corpus: &[Seed], seed_index: usize, rng: &mut Rng) -> (String, Bytes) {
+    let mut bytes = corpus[seed_index].bytes.to_vec();
+    // The same as `bytes`, as long as there is one.
+    let mut fields = corpus[seed_index].fields.clone();
     for _ in 0..rng.usize(1..=3) {
+        let other = &corpus[rng.usize(..corpus.len())];
         if rng.u8(..4) > 0
-            && let Some(mut fields) = parse(&bytes, 0)
+            && let Some(fields) = &mut fields
         {
-            let other = parse(&pick(rng), 0).unwrap_or_default();
-            mutate_fields(&mut fields, &other, rng);
-            bytes = encode(&fields);
+            mutate_fields(fields, other.fields.as_deref().unwrap_or_default(), rng);
+            bytes = encode(fields);
         } else {
-            mutate_bytes(&mut bytes, &pick(rng), rng);
+            mutate_bytes(&mut bytes, &other.bytes, rng);
+            fields = parse(&bytes, 0);
         }
     }
     match rng.u8(..100) {

@@ -1,4 +1,4 @@
-//! What real control planes write parses; what is wrong is named with its place; no input panics.
+//! What real control planes write parses; what is wrong is named with its place.
 
 use super::*;
 use std::path::PathBuf;
@@ -127,50 +127,4 @@ async fn a_file_that_appears_late_is_waited_for_and_a_malformed_one_is_not() {
     assert!(matches!(Bootstrap::from_file(&path, wait).await, Err(BootstrapError::Invalid(_))));
     assert_eq!(before.elapsed(), Duration::ZERO);
     std::fs::remove_dir_all(&dir).unwrap();
-}
-
-/// Byte and token mutations of a valid bootstrap; `FUZZ_INPUTS` of them.
-#[test]
-fn mutated_bootstraps_never_panic() {
-    let inputs = std::env::var("FUZZ_INPUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
-    let mut random = fastrand::Rng::with_seed(0x1b0075);
-    let tokens: [&[u8]; 12] = [
-        b"null",
-        b"{}",
-        b"[]",
-        b"\"\"",
-        b"-1e999",
-        b"\"unix:\"",
-        b"\"[::1\"",
-        b"%s",
-        b"\\u0000",
-        b",",
-        b"\xff",
-        b"\"\xc3",
-    ];
-    let mut parsed = 0;
-    for _ in 0..inputs {
-        let mut json = ISTIO.as_bytes().to_vec();
-        for _ in 0..random.usize(1..4) {
-            let at = random.usize(..json.len());
-            match random.u8(..4) {
-                0 => json[at] = random.u8(..),
-                1 => drop(json.splice(at..at, tokens[random.usize(..tokens.len())].iter().copied())),
-                2 => drop(json.drain(at..(at + random.usize(1..40)).min(json.len()))),
-                _ => {
-                    let to = (at + random.usize(1..20)).min(json.len());
-                    drop(json.splice(at..to, tokens[random.usize(..tokens.len())].iter().copied()));
-                }
-            }
-            if json.is_empty() {
-                break;
-            }
-        }
-        if let Ok(bootstrap) = Bootstrap::parse(&String::from_utf8_lossy(&json)) {
-            parsed += 1;
-            assert!(!bootstrap.servers.is_empty());
-            bootstrap.listener_name("a b");
-        }
-    }
-    assert!(parsed > 0, "the mutations are too wild to reach past the JSON parser");
 }
