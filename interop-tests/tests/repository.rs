@@ -149,6 +149,17 @@ impl<'a> Licence<'a> {
 // === README ===
 
 #[test]
+fn links_of_the_documents_lead_somewhere() {
+    for document in ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        let text = read(document);
+        for link in between(&text, "](", ")").filter(|link| !link.starts_with("https://")) {
+            let (file, _) = link.split_once('#').unwrap_or((link, ""));
+            assert!(root().join(file).exists(), "{document} links {link}");
+        }
+    }
+}
+
+#[test]
 fn programs_that_the_documents_run_exist() {
     for document in ["README.md", "CONTRIBUTING.md", "examples/src/bin/tonic_client.rs"] {
         let text = read(document);
