@@ -141,6 +141,14 @@ async fn run(
     while calls.join_next().await.is_some() {}
 }
 
+impl FromIterator<Result<String, Status>> for Replies {
+    fn from_iter<T: IntoIterator<Item = Result<String, Status>>>(replies: T) -> Self {
+        let mut all = Self::default();
+        replies.into_iter().for_each(|reply| all.add(reply));
+        all
+    }
+}
+
 impl Replies {
     fn add(&mut self, reply: Result<String, Status>) {
         match reply {

@@ -2,9 +2,9 @@
 //!
 //! It does NOT assert anything.
 
-use crate::rig::within;
+use crate::rig::{until, within};
 use interop_tests::proto::testing::{SimpleRequest, test_service_client::TestServiceClient};
-use mesh_client::{Mesh, MeshChannel, testing::TestMesh};
+use mesh_client::{ClusterStatus, EndpointReport, EndpointState, Mesh, MeshChannel, testing::TestMesh};
 use mesh_xds::{
     Bootstrap, ServerAddress,
     control_plane::{
@@ -14,6 +14,7 @@ use mesh_xds::{
     resource::Kind,
 };
 use std::{net::SocketAddr, time::Duration};
+use tokio::net::TcpSocket;
 use tonic::Status;
 
 /// One listener, one route configuration with one virtual host for everything, one EDS cluster.
@@ -56,12 +57,14 @@ pub(crate) async fn applied(mesh: &TestMesh, kind: Kind, name: &str) {
 /// Until the resource was ACKed at the version served, and what was ACKed is what calls see.
 async fn applied_by(mesh: &Mesh, control_plane: &ControlPlane, kind: Kind, name: &str) {
     within("the ACK", control_plane.wait_for_ack(kind.type_url(), name)).await;
-    within("applied", async {
-        while mesh.status().applied_version(kind, name).is_none() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("applied", || mesh.status().applied_version(kind, name).is_some()).await;
+}
+
+/// Until each endpoint that is configured has its connection.
+pub(crate) async fn all_are_ready(mesh: &Mesh) {
+    let is_ready = |endpoint: &EndpointReport| endpoint.state == EndpointState::Ready;
+    let all_of = |cluster: &ClusterStatus| cluster.endpoints.iter().all(is_ready);
+    until("every endpoint", || mesh.status().channels.iter().flat_map(|channel| &channel.clusters).all(all_of)).await;
 }
 
 /// `count`, times what `MESH_SOAK` says: .ci/soak runs the same tests for longer.
@@ -96,6 +99,10 @@ impl SocketMesh {
         Self { mesh, control_plane, address, serving: Some(serving) }
     }
 
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
     pub(crate) fn control_plane(&self) -> &ControlPlane {
         &self.control_plane
     }
@@ -119,9 +126,18 @@ impl SocketMesh {
 
     /// It is back at the same port.
     pub(crate) async fn serve_again(&mut self) {
-        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("a socket option");
-        socket.bind(self.address).expect("its port");
-        self.serving = Some(self.control_plane.serve(socket.listen(16).expect("bound")).await);
+        // Whoever had the port before may still be on its way out.
+        let listener = within("its port", async {
+            loop {
+                let socket = TcpSocket::new_v4().expect("a socket");
+                socket.set_reuseaddr(true).expect("a socket option");
+                match socket.bind(self.address).and_then(|()| socket.listen(16)) {
+                    Ok(listener) => return listener,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        })
+        .await;
+        self.serving = Some(self.control_plane.serve(listener).await);
     }
 }

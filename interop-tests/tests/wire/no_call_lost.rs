@@ -5,11 +5,12 @@
 //! anything: calls in flight on a connection that is reset are lost by right.
 
 use crate::{
-    load::Load,
-    mesh::{SocketMesh, soak},
+    load::{Load, Replies},
+    mesh::{SocketMesh, all_are_ready, soak, unary},
     refuser::Refuser,
-    rig::{addresses, backends},
+    rig::{addresses, backends, within},
 };
+use fastrand::Rng;
 use interop_tests::backend::Backend;
 use mesh_xds::{
     control_plane::{
@@ -18,7 +19,8 @@ use mesh_xds::{
     },
     resource::Kind,
 };
-use std::net::SocketAddr;
+use std::{env, net::SocketAddr};
+use tokio::task::JoinSet;
 
 const PER_SECOND: u32 = 500;
 
@@ -105,6 +107,70 @@ async fn no_call_is_lost_while_the_control_plane_is_away() {
     load.goes_on(100).await;
     assert_eq!(a.counters().calls, so_far, "a removed endpoint was called");
     load.stop().await.were_all_answered_by(&[&a, &b, &c]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_there_are_more_callers_than_streams() {
+    let a = Backend::builder("a").max_concurrent_streams(1).start().await.expect("a free port");
+    let b = Backend::builder("b").max_concurrent_streams(2).start().await.expect("a free port");
+    let mesh = SocketMesh::start(one(&addresses([&a, &b]))).await;
+    let channel = mesh.ready("echo").await;
+    let mut callers = JoinSet::new();
+    for _ in 0..64 {
+        let channel = channel.clone();
+        callers.spawn(async move {
+            let mut replies = Vec::new();
+            for _ in 0..soak(40) {
+                replies.push(unary(&channel).await);
+            }
+            replies
+        });
+    }
+    for backend in [&a, &b, &a, &b] {
+        let before = backend.counters();
+        backend.wait_for(|now| now.calls > before.calls + 20).await.expect("it is called");
+        backend.restart();
+    }
+    let replies = within("every reply", callers.join_all()).await;
+    replies.into_iter().flatten().collect::<Replies>().were_all_answered_by(&[&a, &b]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_all_of_that_happens_at_once() {
+    let seed = env::var("NO_CALL_LOST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("NO_CALL_LOST_SEED={seed}");
+    let mut dice = Rng::with_seed(seed);
+    let narrow = Backend::builder("d").max_concurrent_streams(2).start().await.expect("a free port");
+    let [a, b, c] = backends(["a", "b", "c"]).await;
+    let colours = [addresses([&a, &b]), addresses([&c, &narrow])];
+    let mut all = [a, b, c, narrow];
+    let mut mesh = SocketMesh::start(split(&colours, 50)).await;
+    let load = Load::start(mesh.ready("echo").await, PER_SECOND);
+    for round in 0..soak(60) {
+        match dice.u32(..7) {
+            0 => mesh.set(swapped(&colours, round)),
+            1 => mesh.set(split(&colours, dice.u32(1..100))),
+            2 => mesh.set(one(&[colours[0][0], colours[1][0]])),
+            3 => all[dice.usize(..4)].restart(),
+            4 => {
+                // One at a time: each cluster keeps an endpoint.
+                let backend = &mut all[dice.usize(..4)];
+                backend.stop().await;
+                load.goes_on(20).await;
+                backend.revive().await.expect("its port");
+                all_are_ready(mesh.mesh()).await;
+            }
+            5 => mesh.control_plane().cut_streams(),
+            _ => {
+                mesh.stop_serving();
+                load.goes_on(20).await;
+                mesh.serve_again().await;
+            }
+        }
+        load.goes_on(dice.u64(1..20)).await;
+    }
+    load.stop().await.were_all_answered_by(&all.each_ref());
 }
 
 fn one(addresses: &[SocketAddr]) -> Resources {

@@ -29,6 +29,16 @@ pub(crate) async fn within<T>(event: &str, future: impl Future<Output = T>) -> T
     }
 }
 
+/// Waits for a state that nobody reports.
+pub(crate) async fn until(state: &str, holds: impl Fn() -> bool) {
+    let turns = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(state, turns).await;
+}
+
 /// Backends with these hostnames.
 pub(crate) async fn backends<const N: usize>(hostnames: [&str; N]) -> [Backend; N] {
     let mut backends = Vec::with_capacity(N);
