@@ -47,11 +47,20 @@ pub(super) struct Connection {
 /// # Errors
 /// The cause, for people.
 pub(super) async fn connect(address: &ServerAddress, options: &TransportOptions) -> Result<Connection, String> {
+    let system = async |host: &str, port| Ok(lookup_host((host, port)).await?.collect());
+    connect_with(address, options, system).await
+}
+
+async fn connect_with(
+    address: &ServerAddress,
+    options: &TransportOptions,
+    lookup: impl AsyncFn(&str, u16) -> io::Result<Vec<SocketAddr>>,
+) -> Result<Connection, String> {
     let dialled = timeout(options.connect_timeout, async {
         match address {
             ServerAddress::Name { host, port } => {
-                let found = lookup_host((host.as_str(), *port)).await;
-                first_of(found.map_err(|error| format!("name lookup failed: {error}"))?.collect()).await
+                let found = lookup(host, *port).await;
+                first_of(found.map_err(|error| format!("name lookup failed: {error}"))?).await
             }
             ServerAddress::Sockets(sockets) => first_of(sockets.clone()).await,
             ServerAddress::Unix(path) => unix(path).await,
@@ -212,5 +221,55 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Answering<T> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::RefCell, net::TcpListener};
+    use tokio::io::AsyncWriteExt;
+
+    /// A server that says the first word of HTTP/2, and its address.
+    async fn server() -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((mut socket, _)) = listener.accept().await {
+                // An empty SETTINGS frame.
+                socket.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("just accepted");
+                held.push(socket);
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_at_every_dial_and_all_its_addresses_are_tried() {
+        let refusing = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a free port");
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let silent = silent.local_addr().expect("bound");
+        let answers = RefCell::new(vec![
+            Ok(vec![refusing, silent, server().await]),
+            Ok(vec![refusing]),
+            Ok(vec![]),
+            Err(io::Error::other("no such host")),
+            Ok(vec![server().await]),
+        ]);
+        answers.borrow_mut().reverse();
+        let lookup = async |host: &str, port| {
+            assert_eq!((host, port), ("cp.example", 1));
+            answers.borrow_mut().pop().expect("as many dials as answers")
+        };
+        let address = ServerAddress::parse("cp.example:1").expect("a name");
+        let options = TransportOptions::default();
+        let dial = || connect_with(&address, &options, lookup);
+        assert!(dial().await.is_ok(), "the third address");
+        let cause = dial().await.expect_err("the address of before is not tried");
+        assert!(cause.contains(&refusing.to_string()), "{cause}");
+        assert_eq!(dial().await.err().as_deref(), Some("the name has no address"));
+        assert_eq!(dial().await.err().as_deref(), Some("name lookup failed: no such host"));
+        assert!(dial().await.is_ok(), "the name points elsewhere now");
     }
 }

@@ -28,14 +28,18 @@ use envoy_types::pb::{
         rpc,
     },
 };
-use futures_util::stream::poll_fn;
+use futures_util::{FutureExt, stream::poll_fn};
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
     runtime::Handle,
-    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    sync::{
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
+        watch,
+    },
     task::JoinHandle,
     time::sleep,
 };
@@ -43,6 +47,9 @@ use tonic::{Streaming, codegen::http::Uri};
 
 /// After a good stream the next one is dialled at once, but not by a thousand clients in the same millisecond.
 const RECONNECT_JITTER: Duration = Duration::from_millis(100);
+
+/// Between a panic of the task and its next start.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// What happened on the stream.
 #[derive(Debug)]
@@ -74,23 +81,29 @@ pub(crate) struct Response {
 pub(crate) struct StreamTask(JoinHandle<()>);
 
 impl StreamTask {
+    /// `wanted` says whether anything is subscribed: without that nothing is dialled.
     pub(crate) fn spawn(
         runtime: &Handle,
         bootstrap: Arc<Bootstrap>,
         server: usize,
         events: mpsc::Sender<Event>,
+        wanted: watch::Receiver<bool>,
         seed: u64,
     ) -> Self {
         let context = DecodeContext { certificate_providers: bootstrap.certificate_providers.clone() };
-        let stream = AdsStream {
-            bootstrap,
-            server,
-            events,
-            decoder: Decoder::new(context),
-            backoff: Backoff::default(),
-            random: fastrand::Rng::with_seed(seed),
+        let stream = move || {
+            let stream = AdsStream {
+                bootstrap: Arc::clone(&bootstrap),
+                server,
+                events: events.clone(),
+                wanted: wanted.clone(),
+                decoder: Decoder::new(context.clone()),
+                backoff: Backoff::default(),
+                random: fastrand::Rng::with_seed(seed),
+            };
+            (stream.events.clone(), stream.run())
         };
-        Self(runtime.spawn(stream.run()))
+        Self(runtime.spawn(supervised(stream)))
     }
 }
 
@@ -100,11 +113,29 @@ impl Drop for StreamTask {
     }
 }
 
+/// Runs what `start` makes, and again whenever that panics: a client has no other stream.
+async fn supervised<F: Future<Output = ()>>(start: impl Fn() -> (mpsc::Sender<Event>, F)) {
+    loop {
+        let (events, run) = start();
+        // Unwind safety: a stream that panicked is dropped whole, and the next one starts from nothing.
+        if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
+            return;
+        }
+        tracing::error!("the ADS stream's task panicked and starts again");
+        let cause = Some("the stream's task panicked".to_owned());
+        if events.send(Event::Disconnected { cause }).await.is_err() {
+            return;
+        }
+        sleep(RESTART_DELAY).await;
+    }
+}
+
 struct AdsStream {
     bootstrap: Arc<Bootstrap>,
     /// Index into the bootstrap's list.
     server: usize,
     events: mpsc::Sender<Event>,
+    wanted: watch::Receiver<bool>,
     decoder: Decoder,
     backoff: Backoff,
     random: fastrand::Rng,
@@ -125,7 +156,7 @@ type Asked = Mutex<[Option<Arc<[Arc<str>]>>; 4]>;
 
 impl AdsStream {
     async fn run(mut self) {
-        loop {
+        while self.wanted.wait_for(|wanted| *wanted).await.is_ok() {
             if self.events.send(Event::Connecting).await.is_err() {
                 return;
             }
@@ -306,4 +337,24 @@ fn origin(server: &Server) -> Uri {
 /// "Control-plane status codes must not leak" (A54): they become words.
 fn describe(status: &tonic::Status) -> String {
     format!("the stream failed with {:?}: {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_panics_is_a_connectivity_error_and_starts_again() {
+        let (events, mut seen) = mpsc::channel(1);
+        let starts = Cell::new(0);
+        supervised(|| {
+            starts.set(starts.get() + 1);
+            let first = starts.get() == 1;
+            (events.clone(), async move { assert!(!first, "the first one panics") })
+        })
+        .await;
+        assert_eq!(starts.get(), 2);
+        assert!(matches!(seen.try_recv(), Ok(Event::Disconnected { cause: Some(_) })));
+    }
 }

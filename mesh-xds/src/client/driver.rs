@@ -43,6 +43,8 @@ pub(super) struct Driver {
     /// One slot: the stream reads its next message when this one is being worked on.
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     stream: Option<StreamTask>,
+    /// Whether anything is subscribed; the stream is dialled only then. Latest wins.
+    wanted: watch::Sender<bool>,
     /// Leads to the stream that is up.
     requests: Option<mpsc::UnboundedSender<Request>>,
     applied: Limiter,
@@ -76,6 +78,7 @@ impl Driver {
             targets: Targets::default(),
             events: mpsc::channel(1),
             stream: None,
+            wanted: watch::Sender::new(false),
             requests: None,
             applied: Limiter::default(),
             connectivity: Limiter::default(),
@@ -119,9 +122,11 @@ impl Driver {
         let behind = self.core.behind().filter_map(|id| self.targets.entries.get(&id));
         shared.behind = behind.map(|watched| watched.name.clone()).collect();
         drop(shared);
-        if self.stream.is_none() && self.core.has_subscriptions() {
-            let (events, seed) = (self.events.0.clone(), fastrand::u64(..));
-            self.stream = Some(StreamTask::spawn(&self.runtime, Arc::clone(&self.bootstrap), 0, events, seed));
+        let wanted = self.core.has_subscriptions();
+        self.wanted.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
+        if self.stream.is_none() && wanted {
+            let (events, wanted, seed) = (self.events.0.clone(), self.wanted.subscribe(), fastrand::u64(..));
+            self.stream = Some(StreamTask::spawn(&self.runtime, Arc::clone(&self.bootstrap), 0, events, wanted, seed));
         }
         for request in self.core.take_requests() {
             if let Some(requests) = &self.requests {
