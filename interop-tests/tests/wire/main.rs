@@ -3,10 +3,12 @@
 //! Each module is named by what it proves. The parts that a test starts are in the library of this package. It does NOT
 //! hold unit tests.
 
+mod alone;
 mod bad_resources;
 mod balancing;
 mod deadlines;
 mod envoy_client_of_our_control_plane;
+mod events;
 mod failures;
 mod features;
 mod foreign_clients_of_our_control_plane;
@@ -21,6 +23,7 @@ mod no_call_lost;
 mod our_client;
 mod our_client_among_peers;
 mod peers_without_us;
+mod process;
 mod protocols;
 mod refuser;
 mod removals;
