@@ -3,20 +3,22 @@
 //! All calls go to cluster `a` unless a scenario says otherwise. It does NOT test what becomes of calls in flight when
 //! an endpoint goes.
 
-use crate::features::{World, check, fails, features, from, get, grpc, only, share};
+use crate::features::{World, check, features, from, get, grpc, only, share};
 use mesh_client::EndpointState;
 use mesh_xds::resource::Kind;
 use std::{collections::BTreeSet, time::Duration};
-use tokio::{
-    net::TcpListener,
-    time::{self, Instant, timeout},
-};
+use tokio::{net::TcpListener, time::timeout};
 
 /// How long what can come may take. A scenario without its field waits that long for what can not.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// Backend a, and b for when it is gone.
+const TWO_PRIORITIES: &str = "endpoints: {a: {endpoints: [
+    {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]},
+    {locality: {region: s}, load_balancing_weight: 1, lb_endpoints: [{$b}], priority: 1}]}}";
+
 /// Whether any three calls in a row went to three backends.
-async fn in_turn(world: &World) -> Result<bool, String> {
+pub(crate) async fn in_turn(world: &World) -> Result<bool, String> {
     world.endpoints("a", 3, EndpointState::Ready).await?;
     let answers = world.in_turn(30, grpc()).await?;
     Ok(answers.windows(3).all(|three| BTreeSet::from_iter(three).len() == 3))
@@ -38,7 +40,7 @@ async fn until(hostname: &str, world: &World) -> Result<Vec<String>, String> {
 }
 
 /// Replaces the first endpoint of cluster a by one that accepts connections and says nothing.
-async fn first_endpoint_is_silent(world: &mut World) -> Result<TcpListener, String> {
+pub(crate) async fn first_endpoint_is_silent(world: &mut World) -> Result<TcpListener, String> {
     let socket = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
     let port = socket.local_addr().map_err(|error| error.to_string())?.port();
     let endpoint =
@@ -53,6 +55,8 @@ macro_rules! one_locality {
         concat!("endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: ", $endpoints, "}]")
     };
 }
+
+pub(crate) use one_locality;
 
 /// A cluster's typed policy.
 macro_rules! typed_policy {
@@ -253,161 +257,32 @@ features! {
             from("b", answer.map_err(|_| "an answer before the connect timeout".to_owned())?)
         }
     }
+}
 
-    // === Endpoints ===
+/// "EDS moves locality L from P1 to P0: same TCP connection" (A56).
+#[tokio::test]
+async fn an_endpoint_that_moves_to_another_priority_keeps_its_connection() {
+    let mut world = World::start(TWO_PRIORITIES, &[]).await;
+    world.a.kill().await;
+    until("b", &world).await.expect("failover");
+    let first = "[{locality: {region: s}, load_balancing_weight: 1, lb_endpoints: [{$b}]}]";
+    world.update("/endpoints/a/endpoints", first).await.expect("an endpoint of cluster a");
+    only("b", &world.calls(60, grpc()).await).expect("answers");
+    assert_eq!(world.b.counters().connections, 1);
+}
 
-    health_status {
-        row: "endpoints by health: HEALTHY and UNKNOWN, no other", source: "A27, `LbEndpoint.health_status`",
-        config: concat!("endpoints: {a: {", one_locality!("[
-                    {$a, health_status: HEALTHY}, {$b, health_status: UNKNOWN}, {$c, health_status: UNHEALTHY},
-                    {$d, health_status: DRAINING}, {$e, health_status: TIMEOUT}, {$f, health_status: DEGRADED}]"), "}}"),
-        strip: [("/endpoints/a/endpoints/0/lb_endpoints/2/health_status", "")],
-        |world| {
-            world.endpoints("a", 2, EndpointState::Ready).await?;
-            let counts = world.calls(60, grpc()).await;
-            check(counts.keys().eq(["a", "b"]), format!("a and b, and not {counts:?}"))?;
-            world.update("/endpoints/a/endpoints/0/lb_endpoints/0/health_status", "DRAINING").await?;
-            only("b", &world.calls(60, grpc()).await)
-        }
-    }
-
-    endpoint_weights {
-        row: "weights of endpoints have no effect on round_robin, and say so", source: "A27, `LbEndpoint.load_balancing_weight`",
-        config: concat!("endpoints: {a: {", one_locality!("[{$a, load_balancing_weight: 100}, {$b}, {$c}]"), "}}"),
-        strip: [("/endpoints/a/endpoints/0/lb_endpoints/0/load_balancing_weight", "")],
-        |world| {
-            check(in_turn(world).await?, "any three calls in a row at three backends")?;
-            world.ignores(Kind::Endpoints, "a", "endpoints[0].lb_endpoints[0].load_balancing_weight")
-        }
-    }
-
-    drops {
-        row: "drops by category, each with a draw of its own", source: "A27, `ClusterLoadAssignment.policy.drop_overloads`",
-        config: "endpoints: {a: {policy: {drop_overloads: [
-                    {category: x, drop_percentage: {numerator: 50}},
-                    {category: y, drop_percentage: {numerator: 500000, denominator: MILLION}}]}}}",
-        strip: [("/endpoints/a/policy", "")],
-        |world| {
-            share("Unavailable", 0.75, &world.calls(1875, grpc()).await)?;
-            world.update("/endpoints/a/policy/drop_overloads/1/drop_percentage/numerator", "1000000").await?;
-            world.update("/endpoints/a/policy/drop_overloads/0/drop_percentage/numerator", "0").await?;
-            only("Unavailable", &world.calls(60, grpc()).await)?;
-            fails("Unavailable", &["\"a\"", "dropped", "\"y\"", "in-process"], world.call(grpc()).await)
-        }
-    }
-
-    service_name {
-        row: "endpoints under another name than the cluster's", source: "A27, `Cluster.eds_cluster_config.service_name`",
-        config: "clusters: {a: {eds_cluster_config: {service_name: b}}}",
-        strip: [("/clusters/a/eds_cluster_config/service_name", "")],
-        |world| {
-            from("b", world.call(grpc()).await)
-        }
-    }
-
-    connect_timeout {
-        row: "the time that a connection may take", source: "Envoy, `Cluster.connect_timeout`",
-        config: concat!("{clusters: {a: {connect_timeout: 5s}}, endpoints: {a: {", one_locality!("[{$a}]"), "}}}"),
-        strip: [("/clusters/a/connect_timeout", "")],
-        |world| {
-            let _silent = first_endpoint_is_silent(world).await?;
-            // The call waits, and the clock leaps to whatever ends that: after 20 s if nobody says otherwise.
-            time::pause();
-            let begin = Instant::now();
-            let (answer, waited) = (world.call(grpc()).await, begin.elapsed());
-            time::resume();
-            fails("Unavailable", &["\"a\"", "within the connect timeout", "in-process"], answer)?;
-            check(waited < Duration::from_secs(6), format!("5 s, and not {waited:?}"))
-        }
-    }
-
-    // === Kinds of clusters ===
-
-    static_cluster {
-        row: "STATIC clusters", source: "Envoy, `Cluster.load_assignment`",
-        config: "clusters: {a: {type: STATIC, eds_cluster_config: null, load_assignment: {cluster_name: a,
-                    endpoints: [{lb_endpoints: [{$b}]}]}}}",
-        strip: [("/clusters/a", "{}")],
-        |world| {
-            from("b", world.call(grpc()).await)
-        }
-    }
-
-    static_cluster_without_endpoints {
-        row: "an empty STATIC cluster fails its calls", source: "Envoy, `Cluster.type: STATIC`",
-        config: "clusters: {a: {type: STATIC, eds_cluster_config: null}}",
-        strip: [("/clusters/a", "{}")],
-        |world| {
-            fails("Unavailable", &["\"a\"", "no endpoints", "in-process"], world.call(grpc()).await)
-        }
-    }
-
-    no_endpoints {
-        row: "an empty assignment fails its calls at once, also as an update", source: "A27, `ClusterLoadAssignment.endpoints`",
-        config: "endpoints: {a: {endpoints: []}}",
-        strip: [("/endpoints/a", "{}")],
-        |world| {
-            fails("Unavailable", &["\"a\"", "no endpoints", "in-process"], world.call(grpc()).await)?;
-            world.update("/endpoints/a/endpoints", "[{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$b}]}]").await?;
-            from("b", world.call(grpc()).await)?;
-            world.update("/endpoints/a/endpoints", "[]").await?;
-            fails("Unavailable", &["\"a\"", "no endpoints", "in-process"], world.call(grpc()).await)
-        }
-    }
-
-    logical_dns {
-        row: "a LOGICAL_DNS cluster, not supported yet, fails its own calls alone", source: "A37, `Cluster.type: LOGICAL_DNS`",
-        config: "{clusters: {a: {type: LOGICAL_DNS, eds_cluster_config: null, load_assignment: {cluster_name: a, endpoints: [
-                    {lb_endpoints: [{endpoint: {address: {socket_address: {address: localhost, port_value: 1}}}}]}]}}},
-                  routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: ''}, route: {cluster: a}}]}",
-        strip: [("/clusters/a", "{}")],
-        |world| {
-            fails("Unavailable", &["\"a\"", "type: LOGICAL_DNS is not supported", "in-process"], world.call(grpc()).await)?;
-            from("b", world.call(get("/b")).await)
-        }
-    }
-
-    aggregate {
-        row: "an aggregate cluster, not supported yet, fails its own calls alone", source: "A37, `Cluster.cluster_type`",
-        config: "{clusters: {a: {type: null, eds_cluster_config: null, cluster_type: {name: envoy.clusters.aggregate, typed_config: {
-                    '@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [b]}}}},
-                  routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: ''}, route: {cluster: a}}]}",
-        strip: [("/clusters/a", "{}")],
-        |world| {
-            fails("Unavailable", &["\"a\"", "envoy.clusters.aggregate is not supported", "in-process"], world.call(grpc()).await)?;
-            from("b", world.call(get("/b")).await)
-        }
-    }
-
-    // === What is not supported ===
-
-    without_effect {
-        row: "fields of a cluster that have no effect yet are validated and reported",
-        source: "A27, A32, A50, `Cluster.lrs_server`, `.outlier_detection`, `.circuit_breakers`",
-        config: "clusters: {a: {lrs_server: {self: {}}, outlier_detection: {interval: 1s},
-                                circuit_breakers: {thresholds: [{max_requests: 1, max_connections: 1}]}}}",
-        strip: [("/clusters/a/lrs_server", "")],
-        |world| {
-            from("a", world.call(grpc()).await)?;
-            for field in ["lrs_server", "outlier_detection", "circuit_breakers.thresholds[0].max_requests",
-                          "circuit_breakers.thresholds[0].max_connections"] {
-                world.ignores(Kind::Cluster, "a", field)?;
-            }
-            Ok(())
-        }
-    }
-
-    transport_socket {
-        row: "TLS, not supported yet, fails closed: no connection, never plaintext", source: "A29, `Cluster.transport_socket`",
-        config: "{clusters: {a: {transport_socket: {name: envoy.transport_sockets.tls, typed_config: {
-                    '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
-                    common_tls_context: {validation_context: {system_root_certs: {}}}}}}},
-                  routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: ''}, route: {cluster: a}}]}",
-        strip: [("/clusters/a", "{}")],
-        |world| {
-            fails("Unavailable", &["\"a\"", "transport_socket", "in-process"], world.call(grpc()).await)?;
-            check(world.a.counters().connections == 0, "no connection")?;
-            from("b", world.call(get("/b")).await)
-        }
-    }
+/// A deactivated priority is kept for 15 minutes (A56), one that left the assignment not at all (A115).
+#[tokio::test]
+async fn a_lower_priority_keeps_its_connections_until_it_leaves_the_assignment() {
+    let mut world = World::start(TWO_PRIORITIES, &[]).await;
+    world.a.kill().await;
+    until("b", &world).await.expect("failover");
+    world.a.revive().await.expect("its old port");
+    world.leap(120).await;
+    until("a", &world).await.expect("recovery");
+    assert_eq!(world.b.counters().open_connections, 1, "kept for the next failover");
+    let first = "[{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]}]";
+    world.update("/endpoints/a/endpoints", first).await.expect("an endpoint of cluster a");
+    world.b.wait_for(|counters| counters.open_connections == 0).await.expect("its connection is closed");
+    only("a", &world.calls(60, grpc()).await).expect("answers");
 }

@@ -6,6 +6,7 @@
 mod alone;
 mod bad_resources;
 mod balancing;
+mod clusters;
 mod deadlines;
 mod envoy_client_of_our_control_plane;
 mod events;
@@ -13,6 +14,7 @@ mod failures;
 mod features;
 mod foreign_clients_of_our_control_plane;
 mod generated_clients;
+mod headers;
 mod interop_client;
 mod interop_server;
 mod istiod;

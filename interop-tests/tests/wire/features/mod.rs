@@ -75,9 +75,16 @@ pub(crate) use features;
 
 /// Every feature of every module.
 fn all() -> impl Iterator<Item = &'static Feature> {
-    [crate::routing::FEATURES, crate::balancing::FEATURES, crate::deadlines::FEATURES, crate::protocols::FEATURES]
-        .into_iter()
-        .flatten()
+    [
+        crate::routing::FEATURES,
+        crate::headers::FEATURES,
+        crate::balancing::FEATURES,
+        crate::clusters::FEATURES,
+        crate::deadlines::FEATURES,
+        crate::protocols::FEATURES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// A row as the table has it.

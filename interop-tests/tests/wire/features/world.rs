@@ -8,7 +8,8 @@
 //! routes: []         # of the one virtual host, or else:
 //! virtual_hosts: []
 //! clusters: {a: {}}  # merge patches onto the Clusters; null removes one
-//! endpoints: {a: {}} # the ClusterLoadAssignments; `$b` stands for the endpoint field of backend b
+//! endpoints: {a: {}} # the ClusterLoadAssignments; `$b` stands for the endpoint field of backend b, `%b`
+//!                    # for its port
 //! ```
 
 use crate::mesh::applied;
@@ -281,7 +282,7 @@ impl Ports {
         for (name, port) in NAMES.into_iter().zip(self.0) {
             let endpoint =
                 format!("endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}");
-            yaml = yaml.replace(&format!("${name}"), &endpoint);
+            yaml = yaml.replace(&format!("${name}"), &endpoint).replace(&format!("%{name}"), &port.to_string());
         }
         if yaml.trim().is_empty() {
             return Value::Null;
