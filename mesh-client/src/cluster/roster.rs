@@ -7,7 +7,7 @@
 use super::{
     backend::{Backend, Counted},
     wanted::Wanted,
-    worker::{DialId, Id},
+    worker::DialId,
 };
 use crate::{
     balance::{Turn, priority::ConnectivityState},
@@ -15,14 +15,19 @@ use crate::{
 };
 use mesh_xds::resource::{Addresses, ClusterLoadAssignment, DropOverload, LbPolicy};
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
+use slotmap::{SlotMap, new_key_type};
+use std::{ops::Range, sync::Arc};
 use tokio::{task::AbortHandle, time::Instant};
+
+new_key_type! {
+    /// An endpoint within its roster: events carry it, so that those of a removed endpoint find nobody.
+    pub(super) struct Id;
+}
 
 /// The endpoints of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    backends: FxHashMap<Id, Backend>,
-    last_id: Id,
+    backends: SlotMap<Id, Backend>,
     /// In the order of the assignment.
     order: Vec<Id>,
     priorities: Vec<Priority>,
@@ -35,6 +40,8 @@ struct Priority {
     localities: Vec<Locality>,
     /// Dialled at all.
     active: bool,
+    /// It is not, but an update has moved endpoints here that are.
+    has_strays: bool,
     ready: usize,
     failed: usize,
     total: usize,
@@ -42,11 +49,20 @@ struct Priority {
     ready_version: u64,
 }
 
+impl Priority {
+    /// Of the roster's order.
+    fn members(&self) -> Range<usize> {
+        let start = self.localities.first().map_or(0, |first| first.members.start);
+        start..self.localities.last().map_or(0, |last| last.members.end)
+    }
+}
+
 #[derive(Debug)]
 struct Locality {
     weight: u32,
     turn: Turn,
-    members: Vec<Id>,
+    /// Of the roster's order.
+    members: Range<usize>,
 }
 
 impl Roster {
@@ -59,7 +75,7 @@ impl Roster {
         self.order = order;
         self.drops = assignment.drops.as_slice().into();
         let before = std::mem::take(&mut self.priorities);
-        let mut ids = self.order.iter().copied();
+        let mut next = 0;
         for (index, localities) in wanted.priorities.into_iter().enumerate() {
             let old = before.get(index);
             let mut priority = Priority {
@@ -68,7 +84,8 @@ impl Roster {
                 ..Priority::default()
             };
             for (position, (weight, len)) in localities.into_iter().enumerate() {
-                let members: Vec<Id> = ids.by_ref().take(len).collect();
+                let members = next..next + len;
+                next = members.end;
                 // The counter goes on where it was, so that small updates do not favour the first endpoints.
                 let turn = old
                     .and_then(|old| old.localities.get(position))
@@ -95,7 +112,7 @@ impl Roster {
     /// Ids for `wanted`, in order: known ones where the addresses are known; the rest of the old ones are retired.
     fn reconcile(&mut self, policy: &LbPolicy, wanted: &[Addresses]) -> (Vec<Id>, usize) {
         let same = |id: &Id, addresses: &Addresses| {
-            self.backends.get(id).is_some_and(|backend| backend.addresses() == addresses)
+            self.backends.get(*id).is_some_and(|backend| backend.addresses() == addresses)
         };
         let head = self.order.iter().zip(wanted).take_while(|(id, addresses)| same(id, addresses)).count();
         let tail = self.order[head..]
@@ -108,7 +125,7 @@ impl Roster {
         let mut known = FxHashMap::default();
         let mut gone = Vec::new();
         for id in between {
-            let Some(backend) = self.backends.get(id) else { continue };
+            let Some(backend) = self.backends.get(*id) else { continue };
             // Of two with the same addresses one can be found again.
             gone.extend(known.insert(backend.addresses().clone(), *id));
         }
@@ -120,39 +137,37 @@ impl Roster {
                 LbPolicy::PickFirst { .. } => self.outlives(&mut known, addresses),
                 _ => None,
             });
-            order.push(kept.unwrap_or_else(|| {
-                self.last_id += 1;
-                self.backends.insert(self.last_id, Backend::new(addresses.clone()));
-                self.last_id
-            }));
+            order.push(kept.unwrap_or_else(|| self.backends.insert(Backend::new(addresses.clone()))));
         }
         order.extend(kept_tail);
         gone.extend(known.into_values());
         let stopped =
-            gone.into_iter().filter_map(|id| self.backends.remove(&id)).filter(|backend| backend.retire()).count();
+            gone.into_iter().filter_map(|id| self.backends.remove(id)).filter(|backend| backend.retire()).count();
         (order, stopped)
     }
 
     /// pick_first: "if the currently selected subchannel's address is in the new list, keep it" (A61, as grpc-go does).
     fn outlives(&mut self, known: &mut FxHashMap<Addresses, Id>, addresses: &Addresses) -> Option<Id> {
         let among = |(old, id): (&Addresses, &Id)| {
-            let peer = self.backends.get(id)?.connection()?.peer;
+            let peer = self.backends.get(*id)?.connection()?.peer;
             addresses.iter().any(|address| address == peer).then(|| (old.clone(), *id))
         };
         let (old, id) = known.iter().find_map(among)?;
         known.remove(&old);
-        self.backends.get_mut(&id)?.succeeded_by(addresses.clone());
+        self.backends.get_mut(id)?.succeeded_by(addresses.clone());
         Some(id)
     }
 
     fn recount(&mut self, index: usize) {
         let priority = &mut self.priorities[index];
         (priority.ready, priority.failed, priority.total) = (0, 0, 0);
-        for id in priority.localities.iter().flat_map(|locality| &locality.members) {
-            let Some(backend) = self.backends.get_mut(id) else { continue };
+        priority.has_strays = false;
+        for id in &self.order[priority.members()] {
+            let Some(backend) = self.backends.get_mut(*id) else { continue };
             backend.priority = index;
             backend.counted = backend.counts_as();
             priority.total += 1;
+            priority.has_strays |= !priority.active && !backend.is_idle();
             match backend.counted {
                 Counted::Ready => priority.ready += 1,
                 Counted::Failed => priority.failed += 1,
@@ -164,12 +179,12 @@ impl Roster {
     // === States ===
 
     pub(super) fn get_mut(&mut self, id: Id) -> Option<&mut Backend> {
-        self.backends.get_mut(&id)
+        self.backends.get_mut(id)
     }
 
     /// To be called after a state of `id` was changed.
     pub(super) fn changed(&mut self, id: Id) {
-        let Some(backend) = self.backends.get_mut(&id) else { return };
+        let Some(backend) = self.backends.get_mut(id) else { return };
         backend.endpoint.set_state(backend.public_state());
         let (before, after) = (backend.counted, backend.counts_as());
         backend.counted = after;
@@ -192,20 +207,20 @@ impl Roster {
     // Idle => Queued, for every endpoint of a priority. Returns the ones to dial.
     pub(super) fn activate(&mut self, index: usize) -> Vec<Id> {
         let Some(priority) = self.priorities.get_mut(index) else { return Vec::new() };
-        priority.active = true;
-        let members = priority.localities.iter().flat_map(|locality| &locality.members);
-        members.copied().filter(|id| self.backends.get_mut(id).is_some_and(Backend::enqueue)).collect()
+        (priority.active, priority.has_strays) = (true, false);
+        let members = self.order[priority.members()].iter().copied();
+        members.filter(|id| self.backends.get_mut(*id).is_some_and(Backend::enqueue)).collect()
     }
 
     // any => Idle, for every endpoint of a priority that is not needed any more. Returns how many dials were stopped.
     pub(super) fn deactivate(&mut self, index: usize) -> usize {
         let Some(priority) = self.priorities.get_mut(index) else { return 0 };
-        priority.active = false;
+        (priority.active, priority.has_strays) = (false, false);
         priority.ready_version += 1;
-        let members: Vec<Id> = priority.localities.iter().flat_map(|locality| &locality.members).copied().collect();
         let mut stopped = 0;
-        for id in members {
-            if let Some(backend) = self.backends.get_mut(&id).filter(|backend| !backend.is_idle()) {
+        for position in priority.members() {
+            let id = self.order[position];
+            if let Some(backend) = self.backends.get_mut(id).filter(|backend| !backend.is_idle()) {
                 stopped += usize::from(backend.rest());
                 self.changed(id);
             }
@@ -218,7 +233,7 @@ impl Roster {
     pub(super) fn deactivate_strays(&mut self) -> usize {
         let mut stopped = 0;
         for index in 0..self.priorities.len() {
-            if !self.priorities[index].active {
+            if self.priorities[index].has_strays {
                 stopped += self.deactivate(index);
             }
         }
@@ -227,33 +242,33 @@ impl Roster {
 
     // Backoff => Queued, if that very backoff still stands.
     pub(super) fn backoff_over(&mut self, id: Id, due: Instant) -> bool {
-        self.backends.get_mut(&id).is_some_and(|backend| backend.backoff_over(due))
+        self.backends.get_mut(id).is_some_and(|backend| backend.backoff_over(due))
     }
 
     /// After a connection was lost: turns to the addresses that the assignment names by now. Returns whether they are
     /// others.
     pub(super) fn readdress(&mut self, id: Id) -> bool {
-        self.backends.get_mut(&id).is_some_and(Backend::readdress)
+        self.backends.get_mut(id).is_some_and(Backend::readdress)
     }
 
     /// The endpoint to dial, if `id` still waits for that.
     pub(super) fn queued(&self, id: Id) -> Option<Arc<Endpoint>> {
-        self.backends.get(&id).filter(|backend| backend.is_queued()).map(|backend| Arc::clone(&backend.endpoint))
+        self.backends.get(id).filter(|backend| backend.is_queued()).map(|backend| Arc::clone(&backend.endpoint))
     }
 
     // Queued => Dialling.
     pub(super) fn dialling(&mut self, id: Id, dial: DialId, task: AbortHandle) {
-        if let Some(backend) = self.backends.get_mut(&id) {
+        if let Some(backend) = self.backends.get_mut(id) {
             backend.dialling(dial, task);
         }
     }
 
     // === Readings ===
 
-    /// Ids so far: those of endpoints that are gone are not used again.
+    /// Every endpoint, in the order of the assignment.
     #[cfg(test)]
-    pub(super) fn last_id(&self) -> Id {
-        self.last_id
+    pub(super) fn ids(&self) -> Vec<Id> {
+        self.order.clone()
     }
 
     pub(super) fn priorities(&self) -> usize {
@@ -291,18 +306,22 @@ impl Roster {
     pub(super) fn ready(&self, index: usize) -> impl Iterator<Item = (u32, Turn, Vec<Arc<Connection>>)> {
         let localities = self.priorities.get(index).map_or(&[][..], |priority| &priority.localities);
         localities.iter().map(|locality| {
-            let ready = |id| self.backends.get(id)?.connection().map(Arc::clone);
-            (locality.weight, locality.turn.clone(), locality.members.iter().filter_map(ready).collect())
+            let members = &self.order[locality.members.clone()];
+            let mut ready = Vec::with_capacity(members.len());
+            ready.extend(members.iter().filter_map(|id| self.backends.get(*id)?.connection().map(Arc::clone)));
+            (locality.weight, locality.turn.clone(), ready)
         })
     }
 
     /// Every endpoint with its priority, for `status()`.
     pub(super) fn endpoints(&self) -> Vec<(usize, Arc<Endpoint>)> {
         let endpoint = |id: &Id| {
-            let backend = self.backends.get(id)?;
+            let backend = self.backends.get(*id)?;
             Some((backend.priority, Arc::clone(&backend.endpoint)))
         };
-        self.order.iter().filter_map(endpoint).collect()
+        let mut endpoints = Vec::with_capacity(self.order.len());
+        endpoints.extend(self.order.iter().filter_map(endpoint));
+        endpoints
     }
 }
 

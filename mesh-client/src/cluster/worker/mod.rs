@@ -12,7 +12,10 @@
 //! An endpoint whose address stays keeps its connection, whatever priority or locality it moves to (A56). It does
 //! NOT see calls.
 
-use super::{Backends, ClusterOptions, Update, backoff, roster::Roster};
+use super::{
+    Backends, ClusterOptions, Update, backoff,
+    roster::{Id, Roster},
+};
 use crate::{
     balance::{
         Picker, ReadyPicker,
@@ -80,9 +83,6 @@ pub(super) fn spawn(
 fn orphaned() -> Picker {
     Picker::Fail("the runtime that the mesh ran on has ended".into())
 }
-
-/// The number of an endpoint within its worker: events carry it, so that those of a removed endpoint find nobody.
-pub(super) type Id = u64;
 
 /// The number of a dial within its worker: an endpoint that is dialled again has a new one.
 pub(super) type DialId = u64;

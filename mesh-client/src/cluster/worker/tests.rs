@@ -114,8 +114,7 @@ impl Script {
     #[track_caller]
     fn dial_of(&mut self, name: char) -> (Id, DialId) {
         let first = address(name);
-        let ids = 1..=self.worker.roster.last_id();
-        for id in ids.rev() {
+        for id in self.worker.roster.ids() {
             let Some(backend) = self.worker.roster.get_mut(id) else { continue };
             if backend.endpoint.addresses.first == first {
                 return (id, backend.dial());
@@ -180,7 +179,7 @@ impl Script {
     #[track_caller]
     fn dials(&mut self, expected: &str) -> &mut Self {
         let mut dialled = String::new();
-        for id in 1..=self.worker.roster.last_id() {
+        for id in self.worker.roster.ids() {
             let Some(backend) = self.worker.roster.get_mut(id) else { continue };
             if backend.is_dialled_by(backend.dial()) {
                 dialled.push(name(backend.endpoint.addresses.first));
@@ -299,8 +298,9 @@ async fn no_more_than_256_are_dialled_at_once() {
     let mut script = Script::round_robin(&twice);
     assert_eq!(script.worker.dials, 256);
     let waiting = script.worker.queue.len();
-    let first = script.worker.roster.get_mut(1).expect("the first").dial();
-    script.event((1, first), ConnectionEvent::Failed("refused".to_owned()));
+    let id = script.worker.roster.ids()[0];
+    let first = script.worker.roster.get_mut(id).expect("the first").dial();
+    script.event((id, first), ConnectionEvent::Failed("refused".to_owned()));
     assert_eq!((script.worker.dials, script.worker.queue.len()), (256, waiting - 1));
 }
 
@@ -547,7 +547,7 @@ async fn any_events(events: Vec<Event>) {
     // Every dial that ever was, also those of endpoints that are gone: their news may be late.
     let mut dials = BTreeMap::new();
     for event in events {
-        for id in 1..=script.worker.roster.last_id() {
+        for id in script.worker.roster.ids() {
             if let Some(backend) = script.worker.roster.get_mut(id) {
                 dials.insert((id, backend.dial()), Arc::clone(&backend.endpoint));
             }
@@ -584,7 +584,7 @@ async fn any_events(events: Vec<Event>) {
 
 fn check(script: &mut Script, named: &str) {
     let mut dialled = 0;
-    for id in 1..=script.worker.roster.last_id() {
+    for id in script.worker.roster.ids() {
         let Some(backend) = script.worker.roster.get_mut(id) else { continue };
         dialled += usize::from(backend.is_dialled_by(backend.dial()));
         let (idle, priority, address) = (backend.is_idle(), backend.priority, backend.endpoint.addresses.first);
