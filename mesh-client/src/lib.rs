@@ -5,6 +5,7 @@ mod balance;
 mod builder;
 mod call;
 mod channel;
+mod chunks;
 mod cluster;
 mod deadline;
 mod endpoint;

@@ -6,7 +6,10 @@
 
 pub(crate) mod priority;
 
-use crate::endpoint::{Connection, Slot};
+use crate::{
+    chunks::Chunks,
+    endpoint::{Connection, Slot},
+};
 use mesh_xds::resource::{DropOverload, LbPolicy};
 use std::sync::{
     Arc,
@@ -53,6 +56,9 @@ impl Picker {
     }
 }
 
+/// READY connections, in the order of the assignment.
+pub(crate) type Connections = Arc<Chunks<Arc<Connection>>>;
+
 /// The READY connections of one priority, by locality.
 #[derive(Debug)]
 pub(crate) struct ReadyPicker {
@@ -66,7 +72,7 @@ pub(crate) struct ReadyPicker {
 #[derive(Debug)]
 pub(crate) struct LocalityPicker {
     up_to: u64,
-    connections: Vec<Arc<Connection>>,
+    connections: Connections,
     turn: Turn,
 }
 
@@ -107,7 +113,7 @@ impl ReadyPicker {
     /// weight goes to the others (A27). `None` if no connection is READY.
     pub(crate) fn new(
         drops: Arc<[DropOverload]>,
-        localities: impl IntoIterator<Item = (u32, Turn, Vec<Arc<Connection>>)>,
+        localities: impl IntoIterator<Item = (u32, Turn, Connections)>,
     ) -> Option<Self> {
         let mut total = 0;
         let localities: Vec<_> = localities
@@ -150,8 +156,7 @@ impl ReadyPicker {
 impl LocalityPicker {
     fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Option<Slot> {
         let start = self.turn.next(self.connections.len(), draw);
-        let (before, from) = self.connections.split_at(start);
-        from.iter().chain(before).find_map(Connection::slot)
+        self.connections.iter_from(start).find_map(Connection::slot)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Picks by script: draws are given, so each outcome is exact, and only `random` is judged by its spread.
 
-use super::{Picked, Picker, ReadyPicker, Turn};
+use super::{Connections, Picked, Picker, ReadyPicker, Turn};
 use crate::endpoint::{Connection, Endpoint, Slot, tests::connection};
 use mesh_xds::resource::{Addresses, DropOverload, LbPolicy, Millionths};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -19,7 +19,14 @@ fn round_robin() -> Turn {
     Turn::of(&LbPolicy::RoundRobin, 0)
 }
 
-fn picker(localities: impl IntoIterator<Item = (u32, Turn, Vec<Arc<Connection>>)>) -> Picker {
+type Locality = (u32, Turn, Vec<Arc<Connection>>);
+
+fn chunked((weight, turn, connections): Locality) -> (u32, Turn, Connections) {
+    (weight, turn, Arc::new(connections.into_iter().collect()))
+}
+
+fn picker(localities: impl IntoIterator<Item = Locality>) -> Picker {
+    let localities = localities.into_iter().map(chunked);
     Picker::Ready(ReadyPicker::new(Arc::default(), localities).expect("a READY connection"))
 }
 
@@ -131,7 +138,7 @@ async fn drop_categories_are_tried_in_order_each_with_its_own_draw() {
         rate: Millionths::from_ratio(rate, 1_000_000),
     };
     let drops = [category("first", 100_000), category("second", 500_000)].as_slice().into();
-    let ready = ReadyPicker::new(drops, [(1, round_robin(), connections("a", 9).await)]).expect("READY");
+    let ready = ReadyPicker::new(drops, [chunked((1, round_robin(), connections("a", 9).await))]).expect("READY");
     let picker = Picker::Ready(ready);
     let outcome = |first, second| {
         let mut draws = [first, second].into_iter();
@@ -148,5 +155,5 @@ async fn drop_categories_are_tried_in_order_each_with_its_own_draw() {
 
 #[test]
 fn nothing_ready_is_no_picker() {
-    assert!(ReadyPicker::new(Arc::default(), [(1, round_robin(), Vec::new())]).is_none());
+    assert!(ReadyPicker::new(Arc::default(), [chunked((1, round_robin(), Vec::new()))]).is_none());
 }

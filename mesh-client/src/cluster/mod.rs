@@ -18,6 +18,7 @@ mod worker;
 
 use crate::{
     balance::{Picked, Picker},
+    chunks::Chunks,
     endpoint::{DialOptions, Endpoint, EndpointState, Protocol, Slot},
     error::Cause,
     task::Tasks,
@@ -158,8 +159,8 @@ pub(crate) struct Backends {
     wakeups: Arc<Wakeups>,
     /// The configuration that the published picker reflects.
     applied: watch::Sender<Option<Arc<ClusterConfig>>>,
-    /// Every endpoint with its priority; replaced when the configuration changes.
-    roster: ArcSwap<Vec<(usize, Arc<Endpoint>)>>,
+    /// Every endpoint by priority; replaced when the configuration changes.
+    roster: ArcSwap<Vec<Chunks<Arc<Endpoint>>>>,
 }
 
 impl fmt::Debug for Backends {
@@ -236,13 +237,17 @@ impl Backends {
 
     /// The endpoints, as they are now.
     pub(crate) fn report(&self) -> Vec<EndpointReport> {
-        let report = |(priority, endpoint): &(usize, Arc<Endpoint>)| EndpointReport {
+        let report = |priority, endpoint: &Arc<Endpoint>| EndpointReport {
             address: endpoint.addresses.first,
-            priority: *priority,
+            priority,
             state: endpoint.state(),
             attempts: endpoint.attempts(),
         };
-        self.roster.load().iter().map(report).collect()
+        let roster = self.roster.load();
+        let of_priority = |(priority, endpoints): (usize, &Chunks<_>)| {
+            endpoints.iter().map(|endpoint| report(priority, endpoint)).collect::<Vec<_>>()
+        };
+        roster.iter().enumerate().flat_map(of_priority).collect()
     }
 }
 

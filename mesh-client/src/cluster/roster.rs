@@ -10,8 +10,9 @@ use super::{
     worker::DialId,
 };
 use crate::{
-    balance::{Turn, priority::ConnectivityState},
-    endpoint::{Connection, Endpoint},
+    balance::{Connections, Turn, priority::ConnectivityState},
+    chunks::Chunks,
+    endpoint::Endpoint,
 };
 use mesh_xds::resource::{Addresses, ClusterLoadAssignment, DropOverload, LbPolicy};
 use rustc_hash::FxHashMap;
@@ -302,26 +303,32 @@ impl Roster {
         self.priorities.get(index).map_or(0, |priority| priority.ready_version)
     }
 
-    /// Weight, turn and READY connections of each locality of a priority.
-    pub(super) fn ready(&self, index: usize) -> impl Iterator<Item = (u32, Turn, Vec<Arc<Connection>>)> {
+    /// Weight, turn and READY connections of each locality of a priority; `before` are those of the last time.
+    pub(super) fn ready(&self, index: usize, before: &[Connections]) -> Vec<(u32, Turn, Connections)> {
         let localities = self.priorities.get(index).map_or(&[][..], |priority| &priority.localities);
-        localities.iter().map(|locality| {
-            let members = &self.order[locality.members.clone()];
-            let mut ready = Vec::with_capacity(members.len());
-            ready.extend(members.iter().filter_map(|id| self.backends.get(*id)?.connection().map(Arc::clone)));
-            (locality.weight, locality.turn.clone(), ready)
-        })
+        let ready = |(position, locality): (usize, &Locality)| {
+            let members = self.order[locality.members.clone()].iter();
+            let connections = members.filter_map(|id| self.backends.get(*id)?.connection());
+            let list = match before.get(position) {
+                Some(before) => before.followed_by(connections),
+                None => Chunks::default().followed_by(connections),
+            };
+            (locality.weight, locality.turn.clone(), Arc::new(list))
+        };
+        localities.iter().enumerate().map(ready).collect()
     }
 
-    /// Every endpoint with its priority, for `status()`.
-    pub(super) fn endpoints(&self) -> Vec<(usize, Arc<Endpoint>)> {
-        let endpoint = |id: &Id| {
-            let backend = self.backends.get(*id)?;
-            Some((backend.priority, Arc::clone(&backend.endpoint)))
+    /// Every endpoint by priority, for `status()`; `before` are those of the last time.
+    pub(super) fn endpoints(&self, before: &[Chunks<Arc<Endpoint>>]) -> Vec<Chunks<Arc<Endpoint>>> {
+        let of_priority = |(index, priority): (usize, &Priority)| {
+            let members = self.order[priority.members()].iter();
+            let endpoints = members.filter_map(|id| Some(&self.backends.get(*id)?.endpoint));
+            match before.get(index) {
+                Some(before) => before.followed_by(endpoints),
+                None => Chunks::default().followed_by(endpoints),
+            }
         };
-        let mut endpoints = Vec::with_capacity(self.order.len());
-        endpoints.extend(self.order.iter().filter_map(endpoint));
-        endpoints
+        self.priorities.iter().enumerate().map(of_priority).collect()
     }
 }
 

@@ -99,7 +99,7 @@ impl Endpoints {
     }
 
     pub(crate) fn remove_one(&mut self) {
-        self.addresses.swap_remove(self.addresses.len() / 2);
+        self.addresses.remove(self.addresses.len() / 2);
     }
 
     /// An address that none has had yet, above all others.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     balance::{
-        Picker, ReadyPicker,
+        Connections, Picker, ReadyPicker,
         priority::{ConnectivityState, Priorities},
     },
     endpoint::{ConnectionEvent, Dial, DialOptions, Protocol},
@@ -241,7 +241,7 @@ impl Worker {
         self.priorities.update(0..count, reports, now);
         self.follow(now);
         self.dials -= self.roster.deactivate_strays();
-        self.shared.roster.store(Arc::new(self.roster.endpoints()));
+        self.list_endpoints();
     }
 
     // === Events ===
@@ -284,7 +284,7 @@ impl Worker {
                 }
                 self.last_failure = Some(format!("{address}: {reason}"));
                 if self.roster.readdress(id) {
-                    self.shared.roster.store(Arc::new(self.roster.endpoints()));
+                    self.list_endpoints();
                 }
             }
             // Of a dial that was stopped, or a connection that was retired: counted off when that was done.
@@ -336,14 +336,20 @@ impl Worker {
 impl Worker {
     // === Publication ===
 
+    fn list_endpoints(&self) {
+        let list = self.roster.endpoints(&self.shared.roster.load());
+        self.shared.roster.store(Arc::new(list));
+    }
+
     fn publish(&mut self) {
         let selected = self.priorities.selected().copied();
         let usable = usable(&self.config);
-        let key = Published {
+        let mut key = Published {
             config: Arc::clone(&self.config),
             selected,
             state: selected.map(|priority| self.roster.state(priority)),
             ready: selected.map_or(0, |priority| self.roster.ready_version(priority)),
+            connections: Vec::new(),
         };
         if self.published.as_ref() == Some(&key) {
             return;
@@ -352,7 +358,10 @@ impl Worker {
             (Err(reason), _) => Picker::Fail(reason),
             (Ok(resolved), None) => Picker::Fail(with_note("no endpoints", resolved)),
             (Ok(resolved), Some(priority)) => {
-                match ReadyPicker::new(self.roster.drops(), self.roster.ready(priority)) {
+                let before = self.published.as_ref().filter(|before| before.selected == selected);
+                let ready = self.roster.ready(priority, before.map_or(&[], |before| &before.connections));
+                key.connections = ready.iter().map(|(_, _, connections)| Arc::clone(connections)).collect();
+                match ReadyPicker::new(self.roster.drops(), ready) {
                     Some(ready) => Picker::Ready(ready),
                     None if key.state == Some(ConnectivityState::TransientFailure) => {
                         let text = match &self.last_failure {
@@ -404,6 +413,8 @@ struct Published {
     selected: Option<usize>,
     state: Option<ConnectivityState>,
     ready: u64,
+    /// Of each locality; what follows from the others. Held no longer than the picker, which holds them, too.
+    connections: Vec<Connections>,
 }
 
 impl PartialEq for Published {
