@@ -24,6 +24,7 @@ const ROOMS: &[Room] = &[
         allowed: &[
             "crate::cluster",
             "crate::balance",
+            "crate::chunks",
             "crate::endpoint",
             "crate::error",
             "crate::task",
@@ -35,7 +36,7 @@ const ROOMS: &[Room] = &[
         files: &["balance"],
         except: &[],
         forbidden: &["crate", "tokio", "http_body", "http", "bytes", "fastrand", "std::time", "Instant::now", "spawn"],
-        allowed: &["crate::balance", "crate::endpoint", "tokio::time::Instant", "std::time::Duration"],
+        allowed: &["crate::balance", "crate::chunks", "crate::endpoint", "tokio::time::Instant", "std::time::Duration"],
     },
     Room {
         files: &["endpoint"],
@@ -45,7 +46,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         // What every layer may use knows none of them but for the types in their signatures.
-        files: &["call", "error", "task", "wakeups"],
+        files: &["call", "chunks", "error", "task", "wakeups"],
         except: &[],
         forbidden: &["crate"],
         allowed: &["crate::call", "crate::deadline", "crate::endpoint", "crate::error"],
@@ -53,7 +54,7 @@ const ROOMS: &[Room] = &[
     Room { files: &[""], except: &["endpoint"], forbidden: &["h2", "hyper", "hyper_util"], allowed: &[] },
     Room {
         // What a call passes. The pool of HTTP/1.1 is the named exception.
-        files: &["call", "channel", "route", "deadline", "balance", "cluster/mod", "endpoint", "wakeups"],
+        files: &["call", "channel", "route", "deadline", "balance", "chunks", "cluster/mod", "endpoint", "wakeups"],
         except: &["endpoint/h1"],
         forbidden: &["Mutex", "RwLock", "std::sync::Mutex", "std::sync::RwLock", "tokio::sync::mpsc", "oneshot"],
         allowed: &[],
