@@ -1,4 +1,28 @@
 //! An embeddable service mesh: what a sidecar gives, inside the process, as tower services for tonic and hyper.
+//!
+//! A [`Mesh`] follows an xDS control plane. A [`MeshChannel`] carries calls to one service: which cluster, within which
+//! deadline, to which endpoint, over which connection, is decided in this process, without another hop.
+//!
+//! ```no_run
+//! # use {bytes::Bytes, http::Request, http_body_util::Empty, mesh_client::Mesh};
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let mesh = Mesh::from_env().await?; // GRPC_XDS_BOOTSTRAP / GRPC_XDS_BOOTSTRAP_CONFIG
+//! let channel = mesh.channel("xds:///greeter.prod:8080")?;
+//! // let mut greeter = GreeterClient::new(channel); // tonic's generated client, unchanged
+//!
+//! let http = mesh.http_client(); // many hosts, one handle
+//! let items = Request::get("http://catalog.prod:8080/items").body(Empty::<Bytes>::new())?;
+//! let response = http.request(items).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * [`Mesh::channel_builder`] has the settings; [`MeshChannel::ready`] waits and says what is missing.
+//! * A call that fails here says why: [`MeshError`] with its [`Cause`], as a gRPC status or an HTTP response.
+//! * [`Mesh::status`] shows what was received, what is applied, and which fields had no effect.
+//! * Feature `http1` (default): HTTP/1.1 to endpoints. Feature `testing`: [`Mesh`]es from a directory or a string of YAML.
+//!
+//! It does NOT speak TLS to endpoints yet: a cluster that asks for it fails its calls, and is never called in plaintext.
 
 mod apply;
 mod balance;

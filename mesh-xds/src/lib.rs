@@ -1,4 +1,10 @@
 //! What the control plane said: an xDS client that turns ADS bytes into plain, validated, consistent values.
+//!
+//! A [`Bootstrap`] says where the control plane is, [`XdsClient`] follows it, [`XdsClient::watch`] gives one [`Snapshot`]
+//! after another: each complete, with everything that one target needs (A74). What the control plane got wrong is NACKed
+//! with the field's path, and the last good value stays. [`resource`] has the values, without protobuf.
+//!
+//! Feature `control-plane`: the other end, for tests, laptops and products. It does NOT carry calls: `mesh-client` does.
 
 mod ads;
 mod assemble;
