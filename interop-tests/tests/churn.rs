@@ -14,8 +14,18 @@ use mesh_xds::{
     Bootstrap, ServerAddress,
     control_plane::{
         ControlPlane, Resources,
-        proto::envoy::config::{cluster::v3::cluster::LbPolicy, endpoint::v3::ClusterLoadAssignment},
-        resources::{cluster_eds, endpoint, endpoints, listener, route_config, virtual_host, virtual_host_weighted},
+        proto::envoy::{
+            config::{
+                cluster::v3::{LoadBalancingPolicy, cluster::LbPolicy, load_balancing_policy::Policy},
+                core::v3::TypedExtensionConfig,
+                endpoint::v3::ClusterLoadAssignment,
+                route::v3::VirtualHost,
+            },
+            extensions::load_balancing_policies::pick_first::v3::PickFirst,
+        },
+        resources::{
+            cluster_eds, endpoint, endpoints, listener, pack, route_config, virtual_host, virtual_host_weighted,
+        },
     },
     resource::Kind,
 };
@@ -164,7 +174,11 @@ impl Rig {
         let mut resources = service(virtual_host_weighted("*", &weighted));
         for name in clusters {
             let mut cluster = cluster_eds(name);
-            cluster.lb_policy = if self.dice.bool() { LbPolicy::RoundRobin } else { LbPolicy::Random }.into();
+            match self.dice.u32(..3) {
+                0 => {}
+                1 => cluster.lb_policy = LbPolicy::Random.into(),
+                _ => cluster.load_balancing_policy = Some(pick_first()),
+            }
             let assignment = self.assignment(name);
             resources = resources.with(cluster).with(assignment);
         }
@@ -238,8 +252,14 @@ impl Rig {
     }
 }
 
-fn service(host: mesh_xds::control_plane::proto::envoy::config::route::v3::VirtualHost) -> Resources {
+fn service(host: VirtualHost) -> Resources {
     Resources::default().with(listener("echo", "routes")).with(route_config("routes", vec![host]))
+}
+
+fn pick_first() -> LoadBalancingPolicy {
+    let typed = pack(PickFirst { shuffle_address_list: true });
+    let config = TypedExtensionConfig { name: "pick_first".to_owned(), typed_config: Some(typed) };
+    LoadBalancingPolicy { policies: vec![Policy { typed_extension_config: Some(config) }] }
 }
 
 /// A hundred calls a second until it is told to stop.

@@ -61,3 +61,40 @@ impl Drop for Waiting<'_> {
         self.0.one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Wakeups;
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+    use tokio::{task::JoinSet, time::timeout};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nobody_sleeps_while_the_one_thing_is_free() {
+        let (wakeups, free) = (Arc::new(Wakeups::default()), Arc::new(AtomicBool::new(true)));
+        let mut callers = JoinSet::new();
+        for _ in 0..32 {
+            let (wakeups, free) = (Arc::clone(&wakeups), Arc::clone(&free));
+            callers.spawn(async move {
+                for _ in 0..500 {
+                    wakeups.wait_unless(|| free.swap(false, Ordering::SeqCst).then_some(())).await;
+                    tokio::task::yield_now().await;
+                    free.store(true, Ordering::SeqCst);
+                    wakeups.one();
+                }
+            });
+        }
+        // Callers that give up take no wake-up with them.
+        for _ in 0..100 {
+            let given_up = wakeups.wait_unless(|| None::<()>);
+            let _ = timeout(Duration::from_micros(100), given_up).await;
+        }
+        timeout(Duration::from_secs(60), callers.join_all()).await.expect("each has its turns");
+        assert_eq!(wakeups.waiting(), 0);
+    }
+}

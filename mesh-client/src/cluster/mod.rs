@@ -259,7 +259,90 @@ fn backoff(failures: u32, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::backoff;
+    use super::{Backends, Cluster, ClusterOptions, NoPick, Update, backoff};
+    use crate::{endpoint::Protocol, error::Cause, task::Tasks};
+    use mesh_xds::{ClusterConfig, ClusterError, resource::ClusterName};
+    use std::{sync::Arc, time::Duration};
+    use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
+
+    /// A configuration that fails calls with this reason.
+    fn update(generation: u64, reason: &str) -> Update {
+        let state = Err(ClusterError(reason.into()));
+        Update { generation, config: Arc::new(ClusterConfig { name: ClusterName::new("c"), state }) }
+    }
+
+    fn cluster(first: Update) -> (Cluster, Arc<Backends>) {
+        let tasks = Tasks::new(Handle::current());
+        let cluster = Cluster::new(first, ClusterOptions { dial: Arc::default(), max_pending: 2, tasks });
+        let backends = Arc::clone(cluster.backends(Protocol::Http2));
+        (cluster, backends)
+    }
+
+    async fn reason(backends: &Backends) -> String {
+        match backends.pick(false).await {
+            Err(NoPick::Failed(Cause::Cluster { reason, .. })) => reason.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn waiting_call(backends: &Arc<Backends>) -> JoinHandle<Result<(), NoPick>> {
+        let backends = Arc::clone(backends);
+        tokio::spawn(async move { backends.pick(true).await.map(drop) })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_applied_is_what_calls_see() {
+        let (cluster, backends) = cluster(update(1, "first"));
+        cluster.applied().await;
+        assert_eq!(reason(&backends).await, "first");
+        cluster.update(update(2, "second"));
+        cluster.applied().await;
+        assert_eq!(reason(&backends).await, "second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_that_lags_does_not_turn_a_cluster_back() {
+        let (cluster, backends) = cluster(update(2, "newer"));
+        cluster.update(update(1, "older"));
+        cluster.applied().await;
+        assert_eq!(reason(&backends).await, "newer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_that_another_overtakes_counts_as_applied() {
+        let (cluster, _backends) = cluster(update(1, "first"));
+        cluster.update(update(2, "never seen by the worker"));
+        let overtake = async { cluster.update(update(3, "third")) };
+        let applied = timeout(Duration::from_secs(60), cluster.applied());
+        tokio::join!(biased; applied, overtake).0.expect("no wait for what never comes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_wait_are_routed_again_when_the_cluster_is_gone() {
+        let (cluster, backends) = cluster(update(1, "unusable"));
+        cluster.applied().await;
+        let call = waiting_call(&backends);
+        tokio::task::yield_now().await;
+        drop(cluster);
+        assert!(matches!(call.await.expect("no panic"), Err(NoPick::Removed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_calls_wait_than_are_allowed() {
+        let (_cluster, backends) = cluster(update(1, "unusable"));
+        let calls = [waiting_call(&backends), waiting_call(&backends)];
+        tokio::task::yield_now().await;
+        let refused = backends.pick(true).await;
+        assert!(matches!(refused, Err(NoPick::Failed(Cause::TooManyPending { max: 2, .. }))), "{refused:?}");
+        // One that is given up makes room.
+        calls[0].abort();
+        while backends.wakeups.waiting() > 1 {
+            tokio::task::yield_now().await;
+        }
+        let third = waiting_call(&backends);
+        tokio::task::yield_now().await;
+        assert!(!third.is_finished());
+    }
 
     #[test]
     fn backoff_grows_by_1_6_to_120_seconds_with_20_percent_jitter() {
