@@ -37,6 +37,13 @@ impl Feature {
 }
 
 /// Where a control plane is.
+///
+/// ```
+/// use mesh_xds::ServerAddress;
+/// let name = ServerAddress::Name { host: "istiod.istio-system.svc".to_owned(), port: 15010 };
+/// assert_eq!(ServerAddress::parse("dns:///istiod.istio-system.svc:15010"), Ok(name));
+/// assert_eq!(ServerAddress::parse("unix:///etc/istio/proxy/XDS"), Ok(ServerAddress::Unix("/etc/istio/proxy/XDS".into())));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerAddress {

@@ -27,6 +27,14 @@ use tonic::Status;
 /// disturbed ([`withhold`](Self::withhold), [`hold`](Self::hold), [`send_raw`](Self::send_raw),
 /// [`cut_streams`](Self::cut_streams), [`refuse`](Self::refuse), [`silent`](Self::silent)), so that tests need no sleeps.
 /// The `wait_for_*` methods wait as long as it takes: put a timeout around them.
+///
+/// ```
+/// use mesh_xds::control_plane::{ControlPlane, Resources, resources};
+/// let control_plane = ControlPlane::new();
+/// control_plane.set(Resources::default().with(resources::cluster_eds("greeter")));
+/// control_plane.set_for("canary", Resources::default());
+/// assert_eq!(control_plane.open_streams(), 0);
+/// ```
 #[derive(Clone)]
 pub struct ControlPlane {
     shared: Arc<Shared>,
