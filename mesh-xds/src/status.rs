@@ -38,7 +38,7 @@ pub struct ServerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamState {
-    /// Nothing was asked for yet.
+    /// Nothing is subscribed, so nothing is dialled.
     #[default]
     Idle,
     /// Being dialled for the first time, or again after a good stream.

@@ -54,6 +54,8 @@ const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// What happened on the stream.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// Nothing is dialled, since nothing is subscribed; what was last said of the server is old.
+    Idle,
     /// A dial begins.
     Connecting,
     /// HTTP/2 is up: requests may be put in. They reach this stream only; the sender of an earlier one leads nowhere.
@@ -156,8 +158,13 @@ type Asked = Mutex<[Option<Arc<[Arc<str>]>>; 4]>;
 
 impl AdsStream {
     async fn run(mut self) {
-        while self.wanted.wait_for(|wanted| *wanted).await.is_ok() {
-            if self.events.send(Event::Connecting).await.is_err() {
+        loop {
+            if !*self.wanted.borrow_and_update() && self.events.send(Event::Idle).await.is_err() {
+                return;
+            }
+            if self.wanted.wait_for(|wanted| *wanted).await.is_err()
+                || self.events.send(Event::Connecting).await.is_err()
+            {
                 return;
             }
             let (cause, delay) = match self.one_stream().await {

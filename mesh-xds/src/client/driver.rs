@@ -204,6 +204,10 @@ impl Driver {
     fn event(&mut self, event: Event, now: Instant) -> Option<Input> {
         let mut shared = lock(&self.shared);
         match event {
+            Event::Idle => {
+                shared.stream = StreamState::Idle;
+                Some(Input::Idle)
+            }
             Event::Connecting => {
                 if !matches!(shared.stream, StreamState::Unreachable { .. }) {
                     shared.stream = StreamState::Connecting;

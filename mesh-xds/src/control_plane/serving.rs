@@ -6,7 +6,7 @@
 use super::{ControlPlane, wire::Ads};
 use crate::InProcess;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -17,6 +17,9 @@ use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
 };
+
+/// Interval and timeout of PINGs: a client that vanished without a word must not keep its streams for ever.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
 /// An open front door. Dropping it stops accepting and breaks its connections, abruptly.
 pub struct Serving {
@@ -147,7 +150,8 @@ impl Door {
 }
 
 async fn accept(control_plane: ControlPlane, mut door: Door) {
-    let builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE.0).keep_alive_timeout(KEEPALIVE.1);
     let service = TowerToHyperService::new(Ads(control_plane));
     // Aborts its tasks when this task ends: the sockets close then.
     let mut connections = JoinSet::new();

@@ -62,9 +62,47 @@ async fn nothing_is_dialled_for_nobody() {
     soon(control_plane.wait_for_streams(0)).await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(control_plane.streams_opened(), 1);
+    assert_eq!(client.status().servers[0].state, StreamState::Idle);
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
     assert_eq!(control_plane.streams_opened(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_nobody_watched_to_its_end_is_not_told_later() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(web("a", 1));
+    control_plane.refuse(true);
+    let client = client(control_plane.in_process());
+    let mut watch = client.watch(target("web"));
+    failure(&mut watch).await;
+    drop(watch);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(client.status().servers[0].state, StreamState::Idle);
+    control_plane.refuse(false);
+    let mut watch = client.watch(target("web"));
+    loop {
+        match soon(watch.changed()).await.expect("the client lives") {
+            Target::Failed(text) => panic!("{text}"),
+            Target::Pending { .. } => {}
+            Target::Ready(_) => break,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_control_plane_drops_a_client_that_vanished() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(web("a", 1));
+    let (door, frozen) = freezable(&control_plane);
+    let client = client(door);
+    let mut watch = client.watch(target("web"));
+    snapshot(&mut watch, serves("a", 1)).await;
+    soon(control_plane.wait_for_ack(EDS, "a")).await;
+    frozen.send_replace(true);
+    let began = Instant::now();
+    soon(control_plane.wait_for_streams(0)).await;
+    assert!(began.elapsed() <= Duration::from_secs(51), "{:?}", began.elapsed());
 }
 
 // === Real sockets and threads ===

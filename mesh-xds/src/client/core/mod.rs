@@ -36,6 +36,8 @@ pub(super) enum Input {
     Received(Response),
     /// It is down, and why, when nothing was received on it.
     Disconnected { cause: Option<String> },
+    /// Nobody tries to reach the server, since nothing is subscribed.
+    Idle,
     /// [`Core::next_deadline`] has come.
     TimerFired,
 }
@@ -73,6 +75,12 @@ impl Core {
             Input::Sent { kind, serial } => self.protocol.sent(kind, serial, now),
             Input::Received(response) => self.received(response, cache, now),
             Input::Disconnected { cause } => self.disconnected(cause, cache),
+            // Who comes next waits for a dial, instead of failing for what was true long ago.
+            Input::Idle => {
+                if cache.reachable() {
+                    self.assembler.all_changed();
+                }
+            }
             Input::TimerFired => {
                 for (kind, name) in self.protocol.expire(now) {
                     let change = cache.timed_out(kind, &name, self.timeout);
