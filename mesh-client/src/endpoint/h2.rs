@@ -261,7 +261,7 @@ where
 }
 
 fn failure(error: &h2::Error) -> SendFailure {
-    // First, because it may be REFUSED_STREAM, too; but the server did its work, so that it must not be repeated.
+    // First: what the server has done must not be repeated, whatever h2 calls the reason.
     if let Some(reason) = unacceptable(error) {
         return SendFailure::Unacceptable(reason);
     }
@@ -276,11 +276,10 @@ fn failure(error: &h2::Error) -> SendFailure {
 
 /// What is wrong with the response, if it was h2 that reset the stream, on our behalf.
 fn unacceptable(error: &h2::Error) -> Option<String> {
-    match error.reason()? {
-        // h2 calls it GOAWAY until the reset has been written.
-        Reason::REFUSED_STREAM if error.is_library() => Some("headers above the limit".to_owned()),
-        reason if error.is_library() && error.is_reset() => Some(format!("{reason:?}: {reason}")),
-        _ => None,
+    match error.reason().filter(|_| error.is_library() && error.is_reset())? {
+        // h2 does not tell the two apart.
+        Reason::PROTOCOL_ERROR => Some("malformed, or headers above http2_max_header_list_size".to_owned()),
+        reason => Some(format!("{reason:?}: {reason}")),
     }
 }
 
@@ -328,8 +327,7 @@ impl RecvBody {
             return Poll::Ready(Some(Err(RecvFailure::Unacceptable(reason))));
         }
         Poll::Ready(match error.reason() {
-            // The response is complete, the server only declines the rest of the upload.
-            Some(Reason::NO_ERROR) if error.is_reset() => None,
+            // Also NO_ERROR: after a complete response it is not seen here, and before its end the response is cut.
             Some(reason) if error.is_reset() => Some(Err(RecvFailure::Reset(reason.into()))),
             _ => Some(Err(RecvFailure::Io(error.to_string()))),
         })
@@ -410,6 +408,9 @@ where
         .max_frame_size(16 * 1024)
         .max_header_list_size(options.max_header_list_size)
         .max_send_buffer_size(1024 * 1024)
+        // "Errors of ours" are frames of calls that were given up a while ago: after a storm of deadlines there are
+        // thousands, and a limit would close the connection under the calls that go on.
+        .max_local_error_reset_streams(None)
         .handshake(io)
         .await?;
     let closed = || h2::Error::from(Reason::CONNECT_ERROR);
