@@ -87,6 +87,13 @@ impl Default for ResponseBody {
 impl Live {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         if let Poll::Ready(frame) = self.body.poll_frame(cx) {
+            // A reader that is slower than its server never finds the body pending. The end counts, however late.
+            if let Some(Ok(data)) = &frame
+                && data.is_data()
+                && let Some(after) = self.finish.deadline.as_ref().and_then(Deadline::passed)
+            {
+                return Poll::Ready(Some(Err(Cause::DeadlineExceeded { after })));
+            }
             return Poll::Ready(frame.map(|frame| {
                 frame.map_err(|failure| {
                     let (cluster, peer) = (self.finish.slot.cluster().clone(), self.finish.slot.peer());

@@ -144,6 +144,11 @@ impl Deadline {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         self.sleep.as_mut().poll(cx).map(|()| self.limit)
     }
+
+    /// The limit, if it has passed. Only after the first [`poll`](Self::poll), which starts the timer.
+    pub(crate) fn passed(&self) -> Option<Duration> {
+        self.sleep.is_elapsed().then_some(self.limit)
+    }
 }
 
 /// Runs `work` until the deadline, if there is one.
