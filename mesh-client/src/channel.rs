@@ -26,7 +26,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use http::{
-    HeaderMap, HeaderValue, Request, Response, Uri, Version,
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
     header::{self, HeaderName},
     request,
     uri::{Authority, PathAndQuery, Scheme},
@@ -451,6 +451,9 @@ impl Inner {
         match form {
             ReplyForm::Grpc => {
                 head.headers.entry(header::USER_AGENT).or_insert_with(|| self.options.user_agent.clone());
+            }
+            ReplyForm::Http if head.method == Method::CONNECT => {
+                return Err(Cause::InvalidRequest("CONNECT asks for a tunnel, and a mesh has none".to_owned()));
             }
             ReplyForm::Http => {
                 for name in &HOP_BY_HOP {

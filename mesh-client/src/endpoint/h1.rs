@@ -1,8 +1,8 @@
 //! HTTP/1.1: a pool of connections to one endpoint, behind the same face as one HTTP/2 connection.
 //!
-//! A call takes an idle connection or dials one; it goes back when the response has been read. One connection is kept
-//! warm: when the last one closes another is dialled, so that an endpoint that died is seen before a call meets it.
-//! hyper parses; this file does NOT.
+//! A call takes an idle connection or dials one; it goes back when the request was written and the response has been read,
+//! and is closed otherwise. One connection is kept warm: when the last one closes another is dialled, so that an endpoint
+//! that died is seen before a call meets it. hyper parses; this file does NOT.
 //!
 //! ```text
 //!   Open ── last connection closed ──► dial ── connected ──► Open
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::task::Tasks;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Uri, Version, header, request, response, uri::PathAndQuery};
+use http::{HeaderValue, Request, StatusCode, Uri, Version, header, request, response, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -26,6 +26,8 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use std::{
+    collections::VecDeque,
+    error::Error as _,
     fmt,
     net::SocketAddr,
     pin::Pin,
@@ -39,13 +41,16 @@ use std::{
 use tokio::{
     net::TcpStream,
     sync::Notify,
+    task::AbortHandle,
     time::{Instant, timeout},
 };
 
 /// A connection that closed unused before this much time is not replaced at once: the server does not want us.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
 
-type Sender = SendRequest<ErasedBody>;
+/// A connection that nobody took for this long is closed. Servers close theirs after about as much, and a call that meets
+/// such a close fails if it was written already.
+const IDLE: Duration = Duration::from_secs(90);
 
 /// The calling side of an endpoint's connections.
 #[derive(Clone)]
@@ -53,16 +58,49 @@ pub(super) struct Pool(Arc<Shared>);
 
 struct Shared {
     peer: SocketAddr,
+    gate: Arc<Gate>,
     connect_timeout: Duration,
+    max_header_size: u32,
     /// Connections belong to the runtime of the mesh, not to that of the call that dialled them.
     tasks: Tasks,
-    idle: Mutex<Vec<Sender>>,
+    /// Oldest first. Empty for ever once `retired` is set.
+    idle: Mutex<VecDeque<Idle>>,
     /// Connections that are not closed.
     open: AtomicUsize,
+    /// A call took a connection since the pool dialled last.
+    used: AtomicBool,
     retired: AtomicBool,
     /// Why a dial failed, or why the endpoint is given up.
     lost: Mutex<Option<String>>,
     changed: Notify,
+}
+
+/// A connection in the pool.
+struct Idle {
+    connection: Pooled,
+    since: Instant,
+}
+
+/// A connection in the pool, or lent to a call. Dropping it closes it, whatever happens on it.
+struct Pooled {
+    sender: SendRequest<ErasedBody>,
+    driver: AbortHandle,
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Counts a connection as open; lives in its driver's task.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
 }
 
 impl fmt::Debug for Pool {
@@ -89,16 +127,19 @@ pub(super) async fn run(
 ) {
     let shared = Arc::new(Shared {
         peer,
+        gate: Arc::clone(&gate),
         connect_timeout: options.connect_timeout,
+        max_header_size: options.max_header_list_size,
         tasks,
         idle: Mutex::default(),
         open: AtomicUsize::new(0),
+        used: AtomicBool::new(false),
         retired: AtomicBool::new(false),
         lost: Mutex::default(),
         changed: Notify::new(),
     });
     match shared.handshake(io).await {
-        Ok(sender) => lock(&shared.idle).push(sender),
+        Ok(connection) => shared.give_back(connection),
         Err(error) => {
             report(ConnectionEvent::Failed(error));
             return;
@@ -124,28 +165,30 @@ impl Shared {
     async fn keep_warm(self: &Arc<Self>) -> String {
         loop {
             let started = Instant::now();
-            while self.open.load(Ordering::Acquire) > 0 {
-                self.changed.notified().await;
+            loop {
                 if self.retired.load(Ordering::Acquire) {
                     return "retired".to_owned();
                 }
                 if let Some(reason) = lock(&self.lost).take() {
                     return reason;
                 }
+                if self.open.load(Ordering::Acquire) == 0 {
+                    break;
+                }
+                self.changed.notified().await;
             }
-            if started.elapsed() < SHORT_LIVED && !lock(&self.idle).is_empty() {
-                // What is left in the pool is a dead connection that no call ever took.
+            if !self.used.swap(false, Ordering::AcqRel) && started.elapsed() < SHORT_LIVED {
                 return "closed by the server before it was used".to_owned();
             }
             lock(&self.idle).clear();
             match self.dial().await {
-                Ok(sender) => lock(&self.idle).push(sender),
+                Ok(connection) => self.give_back(connection),
                 Err(reason) => return reason,
             }
         }
     }
 
-    async fn dial(self: &Arc<Self>) -> Result<Sender, String> {
+    async fn dial(self: &Arc<Self>) -> Result<Pooled, String> {
         let shared = Arc::clone(self);
         let dial = async move {
             let connected = timeout(shared.connect_timeout, happy_eyeballs(vec![shared.peer])).await;
@@ -156,22 +199,34 @@ impl Shared {
         self.tasks.spawn(dial).await.map_err(|error| error.to_string())?
     }
 
-    async fn handshake(self: &Arc<Self>, io: TcpStream) -> Result<Sender, String> {
-        let (sender, driver) = http1::handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
+    async fn handshake(self: &Arc<Self>, io: TcpStream) -> Result<Pooled, String> {
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(usize::try_from(self.max_header_size).unwrap_or(usize::MAX));
+        let (sender, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
         self.open.fetch_add(1, Ordering::AcqRel);
-        let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
+        let open = Open(Arc::clone(self));
+        let driver = self.tasks.spawn(async move {
+            let _open = open;
             // Its error reaches the call that is on the connection; an idle one has nobody to tell.
             let _ = driver.await;
-            shared.open.fetch_sub(1, Ordering::AcqRel);
-            shared.changed.notify_one();
         });
-        Ok(sender)
+        Ok(Pooled { sender, driver: driver.abort_handle() })
     }
 
-    fn give_back(&self, sender: Sender) {
-        if !self.retired.load(Ordering::Acquire) && !sender.is_closed() {
-            lock(&self.idle).push(sender);
+    /// The idle connection that was used last: the others may then grow old.
+    fn newest(&self) -> Option<Pooled> {
+        let newest = lock(&self.idle).pop_back()?;
+        self.used.store(true, Ordering::Release);
+        Some(newest.connection)
+    }
+
+    fn give_back(&self, connection: Pooled) {
+        let since = Instant::now();
+        let mut idle = lock(&self.idle);
+        idle.retain(|idle| since - idle.since < IDLE && !idle.connection.sender.is_closed());
+        // Under the lock, or else the pool may be emptied between the question and the answer.
+        if !self.retired.load(Ordering::Acquire) {
+            idle.push_back(Idle { connection, since });
         }
     }
 }
@@ -195,46 +250,59 @@ impl Pool {
         B::Data: Send,
         B::Error: fmt::Display,
     {
-        let mut sender = self.ready_sender().await?;
+        let request = request(head)?;
+        let mut connection = self.ready_connection().await?;
         let size = upload.as_ref().map(Upload::size_hint).unwrap_or_default();
-        let empty = upload.as_ref().is_none_or(Upload::is_empty);
+        let over = upload.as_ref().is_none_or(Upload::is_empty);
         // hyper takes the body; an attempt that was not sent needs it back.
         let lent = Arc::new(Mutex::new(upload.take()));
-        let body = ErasedBody(Box::pin(LentBody { upload: Arc::clone(&lent), size, over: empty }));
-        let sent = sender.try_send_request(request(head, body)?).await;
+        let written = Arc::new(AtomicBool::new(false));
+        let body = LentBody { upload: Arc::clone(&lent), size, over, _written: Written(Arc::clone(&written)) };
+        let sent = connection.sender.try_send_request(request.map(|()| ErasedBody(Box::pin(body)))).await;
         let response = sent.map_err(|mut error| {
             let unsent = error.take_message().is_some();
             *upload = lock(&lent).take();
-            let reason = error.into_error().to_string();
-            if unsent { SendFailure::Unsent(reason) } else { SendFailure::Io(reason) }
+            let error = error.into_error();
+            match error.to_string() {
+                reason if unsent => SendFailure::Unsent(reason),
+                reason if error.is_parse() => SendFailure::Unacceptable(reason),
+                // The caller's body; its own words are the source.
+                reason if error.is_user() => {
+                    SendFailure::RequestBody(error.source().map_or(reason, ToString::to_string))
+                }
+                reason => SendFailure::Io(reason),
+            }
         })?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(SendFailure::Unacceptable("101 Switching Protocols, which nobody asked for".to_owned()));
+        }
         let (parts, body) = response.into_parts();
-        let body = RecvBody { body, lease: Some(Lease { sender, pool: Arc::clone(&self.0) }), ended: false };
-        Ok((parts, body))
+        let lease = Lease { connection, written, pool: Arc::clone(&self.0) };
+        Ok((parts, RecvBody { body, lease: Some(lease), ended: false }))
     }
 
-    async fn ready_sender(&self) -> Result<Sender, SendFailure> {
-        let idle = {
-            let mut idle = lock(&self.0.idle);
-            idle.retain(|sender| !sender.is_closed());
-            // The newest: the others may then grow old and be closed by the server.
-            idle.iter().rposition(SendRequest::is_ready).map(|position| idle.swap_remove(position))
-        };
-        match idle {
-            Some(sender) => Ok(sender),
-            None => self.0.dial().await.map_err(|reason| {
-                *lock(&self.0.lost) = Some(reason.clone());
-                self.0.changed.notify_one();
-                SendFailure::Unsent(reason)
-            }),
+    async fn ready_connection(&self) -> Result<Pooled, SendFailure> {
+        while let Some(mut connection) = self.0.newest() {
+            // At once, or after one more turn of its driver: nothing is left to be written or read. An error if the
+            // server has closed it meanwhile.
+            if connection.sender.ready().await.is_ok() {
+                return Ok(connection);
+            }
         }
+        self.0.dial().await.map_err(|reason| {
+            // The next pick comes before the pool's next turn.
+            self.0.gate.close();
+            *lock(&self.0.lost) = Some(reason.clone());
+            self.0.changed.notify_one();
+            SendFailure::Unsent(reason)
+        })
     }
 }
 
 /// The request in HTTP/1.1's form: origin-form target, and the authority as `host`.
-fn request(head: &request::Parts, body: ErasedBody) -> Result<Request<ErasedBody>, SendFailure> {
+fn request(head: &request::Parts) -> Result<Request<()>, SendFailure> {
     let invalid = |error: String| SendFailure::Invalid(error);
-    let mut request = Request::new(body);
+    let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = head.headers.clone();
@@ -277,6 +345,17 @@ struct LentBody<B> {
     upload: Arc<Mutex<Option<Upload<B>>>>,
     size: SizeHint,
     over: bool,
+    /// Dropped when hyper lets go of the body.
+    _written: Written,
+}
+
+/// Raises its flag when it is dropped.
+struct Written(Arc<AtomicBool>);
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl<B> Body for LentBody<B>
@@ -293,7 +372,8 @@ where
         }
         let part = match lock(&self.upload).as_mut() {
             Some(upload) => ready!(upload.poll_part(cx)),
-            None => Ok(Part::End),
+            // It went to another attempt: what hyper has of it must not look like the whole.
+            None => Err("given up".to_owned()),
         };
         let (frame, over) = match part {
             Ok(Part::Data { bytes, last }) => (Some(Ok(Frame::data(bytes))), last),
@@ -324,7 +404,9 @@ pub(crate) struct RecvBody {
 }
 
 struct Lease {
-    sender: Sender,
+    connection: Pooled,
+    /// hyper has let go of the request body: all of it was written, or the server wants no more.
+    written: Arc<AtomicBool>,
     pool: Arc<Shared>,
 }
 
@@ -357,11 +439,13 @@ impl RecvBody {
 
 impl Drop for RecvBody {
     fn drop(&mut self) {
-        // A response that was not read to its end takes its connection along: hyper closes it with the body.
-        if let Some(Lease { sender, pool }) = self.lease.take()
+        // Only a connection on which nothing is left to do can be used again. An upload that goes on after its response
+        // ends with it, as over HTTP/2.
+        if let Some(Lease { connection, written, pool }) = self.lease.take()
             && self.is_end_stream()
+            && written.load(Ordering::Acquire)
         {
-            pool.give_back(sender);
+            pool.give_back(connection);
         }
     }
 }

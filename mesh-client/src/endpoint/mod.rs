@@ -218,19 +218,21 @@ impl Slot {
     {
         self.connection.endpoint.attempts.fetch_add(1, Ordering::Relaxed);
         let result = match &self.connection.transport {
-            Transport::H2(sender) => sender.send(head, upload).await.map(|(head, body)| (head, RecvBody::H2(body))),
+            Transport::H2(sender) => {
+                let sent = sender.send(head, upload).await;
+                if let Err(SendFailure::Unsent(_)) = sent {
+                    // Its driver will notice, too; but the next pick comes before the driver's next turn.
+                    self.connection.gate.close();
+                }
+                sent.map(|(head, body)| (head, RecvBody::H2(body)))
+            }
             #[cfg(feature = "http1")]
             Transport::H1(pool) => pool.send(head, upload).await.map(|(head, body)| (head, RecvBody::H1(body))),
         };
-        match result {
-            Err(SendFailure::Unsent(reason)) => {
-                // Its driver will notice, too; but the next pick comes before the driver's next turn.
-                self.connection.gate.close();
-                Err(SendFailure::Unsent(reason))
-            }
-            Err(SendFailure::Io(reason)) => Err(SendFailure::Io(self.why_lost(reason))),
-            result => result,
-        }
+        result.map_err(|failure| match failure {
+            SendFailure::Io(reason) => SendFailure::Io(self.why_lost(reason)),
+            failure => failure,
+        })
     }
 
     /// Why the connection is gone: what its driver found out, or else what the socket said.
