@@ -40,7 +40,7 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
-    sync::Notify,
+    sync::{Notify, RwLock},
     task::AbortHandle,
     time::{Instant, timeout},
 };
@@ -69,6 +69,8 @@ struct Shared {
     open: AtomicUsize,
     /// A call took a connection since the pool dialled last.
     used: AtomicBool,
+    /// Held for reading by calls that dial, for writing while the pool does: never both, which would be one too many.
+    dialling: RwLock<()>,
     retired: AtomicBool,
     /// Why a dial failed, or why the endpoint is given up.
     lost: Mutex<Option<String>>,
@@ -134,6 +136,7 @@ pub(super) async fn run(
         idle: Mutex::default(),
         open: AtomicUsize::new(0),
         used: AtomicBool::new(false),
+        dialling: RwLock::new(()),
         retired: AtomicBool::new(false),
         lost: Mutex::default(),
         changed: Notify::new(),
@@ -165,18 +168,20 @@ impl Shared {
     async fn keep_warm(self: &Arc<Self>) -> String {
         loop {
             let started = Instant::now();
-            loop {
+            let _dialling = loop {
                 if self.retired.load(Ordering::Acquire) {
                     return "retired".to_owned();
                 }
                 if let Some(reason) = lock(&self.lost).take() {
                     return reason;
                 }
-                if self.open.load(Ordering::Acquire) == 0 {
-                    break;
+                if self.open.load(Ordering::Acquire) == 0
+                    && let Ok(dialling) = self.dialling.try_write()
+                {
+                    break dialling;
                 }
                 self.changed.notified().await;
-            }
+            };
             if !self.used.swap(false, Ordering::AcqRel) && started.elapsed() < SHORT_LIVED {
                 return "closed by the server before it was used".to_owned();
             }
@@ -194,7 +199,9 @@ impl Shared {
             let connected = timeout(shared.connect_timeout, happy_eyeballs(vec![shared.peer])).await;
             let (io, _) =
                 connected.map_err(|_elapsed| format!("no connection within {:?}", shared.connect_timeout))??;
-            shared.handshake(io).await
+            let connection = shared.handshake(io).await;
+            shared.changed.notify_one();
+            connection
         };
         self.tasks.spawn(dial).await.map_err(|error| error.to_string())?
     }
@@ -282,12 +289,13 @@ impl Pool {
     }
 
     async fn ready_connection(&self) -> Result<Pooled, SendFailure> {
-        while let Some(mut connection) = self.0.newest() {
-            // At once, or after one more turn of its driver: nothing is left to be written or read. An error if the
-            // server has closed it meanwhile.
-            if connection.sender.ready().await.is_ok() {
-                return Ok(connection);
-            }
+        if let Some(connection) = self.idle_connection().await {
+            return Ok(connection);
+        }
+        let _dialling = self.0.dialling.read().await;
+        // What the pool dialled, if it did.
+        if let Some(connection) = self.idle_connection().await {
+            return Ok(connection);
         }
         self.0.dial().await.map_err(|reason| {
             // The next pick comes before the pool's next turn.
@@ -296,6 +304,17 @@ impl Pool {
             self.0.changed.notify_one();
             SendFailure::Unsent(reason)
         })
+    }
+
+    async fn idle_connection(&self) -> Option<Pooled> {
+        while let Some(mut connection) = self.0.newest() {
+            // At once, or after one more turn of its driver: nothing is left to be written or read. An error if the
+            // server has closed it meanwhile.
+            if connection.sender.ready().await.is_ok() {
+                return Some(connection);
+            }
+        }
+        None
     }
 }
 
