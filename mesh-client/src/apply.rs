@@ -123,10 +123,8 @@ async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters) {
             .is_some_and(|before| Arc::ptr_eq(before, config));
         if !same {
             cluster.update(update);
-            if shared.is_active() {
-                // Its dials start before the routes point at it, not at the first call.
-                cluster.warm();
-            }
+            // Its dials start before the routes point at it, not at the first call; unless there was no call at all.
+            shared.warm(&cluster);
             changed.push(Arc::clone(&cluster));
         }
         running.insert(name.clone(), cluster);

@@ -40,7 +40,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -111,14 +111,47 @@ pub enum HttpVersion {
 pub(crate) struct Shared {
     table: ArcSwap<Table>,
     pub(crate) wakeups: Wakeups,
-    /// A call was made: new clusters are connected before the routes point at them.
-    active: AtomicBool,
+    /// Each [`Use`] that was made of the channel: new clusters are connected for these before the routes point at them.
+    uses: AtomicU8,
+    #[cfg(feature = "http1")]
+    http_protocol: HttpVersion,
+}
+
+/// What a channel is used for. Together with the cluster it decides which HTTP version is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Grpc = 1,
+    /// Plain HTTP, in a request of version 1.
+    Http1 = 2,
+    /// Plain HTTP, in a request of version 2.
+    Http2 = 4,
+    /// Somebody waits until it is ready; for what, calls have not said yet.
+    Ready = 8,
+}
+
+impl Use {
+    const ALL: [Self; 4] = [Self::Grpc, Self::Http1, Self::Http2, Self::Ready];
+
+    fn of(version: Version, form: ReplyForm) -> Self {
+        match form {
+            ReplyForm::Grpc => Self::Grpc,
+            ReplyForm::Http if version == Version::HTTP_2 => Self::Http2,
+            ReplyForm::Http => Self::Http1,
+        }
+    }
 }
 
 impl Shared {
-    pub(crate) fn new() -> Self {
+    #[cfg_attr(not(feature = "http1"), expect(unused_variables, reason = "there is one version"))]
+    pub(crate) fn new(options: &CallOptions) -> Self {
         let pending = Table::Pending("waiting for the control plane".into());
-        Self { table: ArcSwap::from_pointee(pending), wakeups: Wakeups::default(), active: AtomicBool::new(false) }
+        Self {
+            table: ArcSwap::from_pointee(pending),
+            wakeups: Wakeups::default(),
+            uses: AtomicU8::new(0),
+            #[cfg(feature = "http1")]
+            http_protocol: options.http_protocol,
+        }
     }
 
     pub(crate) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
@@ -135,14 +168,41 @@ impl Shared {
         self.wakeups.all();
     }
 
-    pub(crate) fn is_active(&self) -> bool {
-        self.active.load(Ordering::Relaxed)
+    fn used(&self, usage: Use) {
+        // Read first: the cache line stays shared by all callers.
+        if self.uses.load(Ordering::Relaxed) & usage as u8 == 0 {
+            self.uses.fetch_or(usage as u8, Ordering::Relaxed);
+        }
     }
 
-    pub(crate) fn activate(&self) {
-        if !self.is_active() {
-            self.active.store(true, Ordering::Relaxed);
+    /// Starts what calls like those so far will need of a cluster.
+    pub(crate) fn warm(&self, cluster: &Cluster) {
+        let uses = self.uses.load(Ordering::Relaxed);
+        for usage in Use::ALL.into_iter().filter(|usage| uses & *usage as u8 != 0) {
+            // To be ready for anything is to be ready for what calls have asked for, if they have.
+            if usage != Use::Ready || cluster.running().next().is_none() {
+                cluster.backends(self.protocol(cluster, usage));
+            }
         }
+    }
+
+    /// gRPC is always HTTP/2; the rest as the cluster says, or else the channel.
+    #[cfg(feature = "http1")]
+    fn protocol(&self, cluster: &Cluster, usage: Use) -> Protocol {
+        match (usage, cluster.http_protocol(), self.http_protocol) {
+            (Use::Grpc, ..) => Protocol::Http2,
+            (Use::Ready, HttpProtocol::Http1, _) => Protocol::Http1,
+            (Use::Ready, ..) => Protocol::Http2,
+            (_, HttpProtocol::Http2, _) | (_, HttpProtocol::Unspecified, HttpVersion::Http2) => Protocol::Http2,
+            (Use::Http2, HttpProtocol::Downstream, _) => Protocol::Http2,
+            // ALPN decides for `auto_config` under TLS; in plaintext it means HTTP/1.1.
+            (Use::Http1 | Use::Http2, ..) => Protocol::Http1,
+        }
+    }
+
+    #[cfg(not(feature = "http1"))]
+    fn protocol(&self, _: &Cluster, _: Use) -> Protocol {
+        Protocol::Http2
     }
 }
 
@@ -224,27 +284,8 @@ impl Inner {
             Destination::One(cluster) => cluster,
             Destination::Split(choice, clusters) => &clusters[choice.choose(fastrand::u64(..choice.total()))],
         };
-        let backends = Arc::clone(cluster.backends(self.protocol(cluster, head.version, form)));
+        let backends = Arc::clone(cluster.backends(self.shared.protocol(cluster, Use::of(head.version, form))));
         Ok(Routed { backends, limits: *limits })
-    }
-
-    /// gRPC is always HTTP/2; the rest as the cluster says, or else the channel.
-    #[cfg(feature = "http1")]
-    fn protocol(&self, cluster: &Cluster, version: Version, form: ReplyForm) -> Protocol {
-        if form == ReplyForm::Grpc {
-            return Protocol::Http2;
-        }
-        match (cluster.http_protocol(), self.options.http_protocol) {
-            (HttpProtocol::Http2, _) | (HttpProtocol::Unspecified, HttpVersion::Http2) => Protocol::Http2,
-            (HttpProtocol::Downstream, _) if version == Version::HTTP_2 => Protocol::Http2,
-            // ALPN decides for `auto_config` under TLS; in plaintext it means HTTP/1.1.
-            _ => Protocol::Http1,
-        }
-    }
-
-    #[cfg(not(feature = "http1"))]
-    fn protocol(&self, _: &Cluster, _: Version, _: ReplyForm) -> Protocol {
-        Protocol::Http2
     }
 }
 
@@ -275,7 +316,7 @@ impl MeshChannel {
     /// # Errors
     /// [`NotReady`], which says what is missing, when that takes longer than `within`.
     pub async fn ready(&self, within: Duration) -> Result<Vec<FailingCluster>, NotReady> {
-        self.inner.shared.activate();
+        self.inner.shared.used(Use::Ready);
         let settled = async {
             let clusters = self
                 .inner
@@ -288,7 +329,7 @@ impl MeshChannel {
                 .await;
             let mut failing = Vec::new();
             for cluster in clusters {
-                cluster.warm();
+                self.inner.shared.warm(&cluster);
                 for backends in cluster.running() {
                     if let Err(reason) = backends.settled().await {
                         failing.push(FailingCluster { cluster: cluster.name().to_string(), reason });
@@ -396,7 +437,7 @@ impl Inner {
         B::Error: fmt::Display,
     {
         let started = Instant::now();
-        self.shared.activate();
+        self.shared.used(Use::of(head.version, form));
         let waits = head.extensions.get::<WaitForReady>().is_some();
         self.address(&mut head, form)?;
         // Until a route adds its own limit, the caller's holds: it covers the wait for configuration, too.

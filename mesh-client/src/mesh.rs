@@ -173,7 +173,7 @@ impl Mesh {
     ) -> Result<MeshChannel, TargetError> {
         let target = TargetName::new(self.inner.bootstrap.listener_name(name), name);
         let watch = self.inner.xds.watch(target.clone());
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(&options));
         let clusters = Clusters { mesh: Arc::clone(&self.inner), settings: Arc::new(settings) };
         let follow = {
             let (shared, xds) = (Arc::clone(&shared), self.inner.xds.clone());

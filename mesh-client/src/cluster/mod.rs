@@ -124,13 +124,6 @@ impl Cluster {
         cell.get_or_init(|| worker::spawn(self.name.clone(), protocol, self.config.subscribe(), &self.options))
     }
 
-    /// Starts what a call would start: gRPC's part, unless only the other one is in use.
-    pub(crate) fn warm(&self) {
-        if self.running().next().is_none() {
-            self.backends(Protocol::Http2);
-        }
-    }
-
     /// What the cluster says of its HTTP version, for requests that are not gRPC.
     #[cfg(feature = "http1")]
     pub(crate) fn http_protocol(&self) -> HttpProtocol {
