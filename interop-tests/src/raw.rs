@@ -248,8 +248,7 @@ impl RawConnection {
     /// The connection is gone.
     pub async fn respond(&mut self, stream: u32, hostname: &str) -> Result<()> {
         self.headers(stream, &[("content-type", "application/grpc"), ("hostname", hostname)]).await?;
-        // Not compressed, no bytes: the empty message.
-        self.write(frame::DATA, 0, stream, &[0; 5]).await?;
+        self.message(stream, 0).await?;
         self.trailers(stream, &[("grpc-status", "0")]).await
     }
 
@@ -268,6 +267,25 @@ impl RawConnection {
     /// The connection is gone.
     pub async fn trailers(&mut self, stream: u32, trailers: &[(&str, &str)]) -> Result<()> {
         self.write(frame::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &literals(&[], trailers)).await
+    }
+
+    /// Sends a message of `size` zeros, of a gRPC response.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn message(&mut self, stream: u32, size: u8) -> Result<()> {
+        let mut message = vec![0, 0, 0, 0, size];
+        message.resize(5 + usize::from(size), 0);
+        self.write(frame::DATA, 0, stream, &message).await
+    }
+
+    /// Answers with headers alone: status 200 and the end.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn trailers_only(&mut self, stream: u32, headers: &[(&str, &str)]) -> Result<()> {
+        let block = literals(&[0x88], headers);
+        self.write(frame::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &block).await
     }
 
     /// Lets the client send `bytes` more, on the stream and on the connection.

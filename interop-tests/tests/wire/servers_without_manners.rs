@@ -8,7 +8,7 @@ use crate::{
     rig::{backends, within},
 };
 use interop_tests::{
-    proto::testing::{StreamingInputCallRequest, test_service_client::TestServiceClient},
+    proto::testing::{Payload, StreamingInputCallRequest, test_service_client::TestServiceClient},
     proxy::Proxy,
     raw::{RawConnection, RawServer, Reason, Settings},
 };
@@ -19,21 +19,27 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 /// A call on its way.
-struct Call(JoinHandle<Result<String, Status>>);
+pub(crate) struct Call(JoinHandle<Result<String, Status>>);
 
 impl Call {
-    fn start(channel: &MeshChannel) -> Self {
+    /// The caller gives it up.
+    pub(crate) async fn cancel(self) {
+        self.0.abort();
+        within("the cancellation", self.0).await.expect_err("cancelled");
+    }
+
+    pub(crate) fn start(channel: &MeshChannel) -> Self {
         let channel = channel.clone();
         Self(tokio::spawn(async move { unary(&channel).await }))
     }
 
-    async fn end(self) -> Result<String, Status> {
+    pub(crate) async fn end(self) -> Result<String, Status> {
         within("the end of the call", self.0).await.expect("no panic")
     }
 }
 
 /// A raw server and a channel that leads to it alone.
-async fn alone() -> (RawServer, TestMesh, MeshChannel) {
+pub(crate) async fn alone() -> (RawServer, TestMesh, MeshChannel) {
     let server = RawServer::start().await.expect("a free port");
     let mesh = mesh(service("echo", &[server.address()]));
     let channel = mesh.mesh().channel("xds:///echo").expect("a valid target");
@@ -41,9 +47,14 @@ async fn alone() -> (RawServer, TestMesh, MeshChannel) {
 }
 
 /// The next connection of the client, with HTTP/2 spoken.
-async fn dialled(server: &RawServer) -> RawConnection {
+pub(crate) async fn dialled(server: &RawServer) -> RawConnection {
+    dialled_with(server, Settings::default()).await
+}
+
+/// The same, with these settings.
+pub(crate) async fn dialled_with(server: &RawServer, settings: Settings) -> RawConnection {
     let mut connection = server.accept().await.expect("dialled");
-    connection.handshake(Settings::default()).await.expect("HTTP/2");
+    connection.handshake(settings).await.expect("HTTP/2");
     connection
 }
 
@@ -156,4 +167,38 @@ async fn keepalive_sees_an_endpoint_that_fell_silent() {
     proxy.resume();
     within("calls through the proxy again", async { while unary(&channel).await.expect("answered") != "lost" {} })
         .await;
+}
+
+#[tokio::test]
+async fn a_response_that_is_cut_by_no_error_is_no_success() {
+    let (server, _mesh, channel) = alone().await;
+    let call = Call::start(&channel);
+    let mut connection = dialled(&server).await;
+    let stream = connection.request().await.expect("a call");
+    connection.headers(stream, &[("content-type", "application/grpc")]).await.expect("open");
+    connection.message(stream, 0).await.expect("open");
+    connection.reset(stream, Reason::NoError).await.expect("open");
+    // "NO_ERROR → INTERNAL: an explicit gRPC status of OK should have been sent" (gRPC over HTTP/2, "Errors").
+    let status = call.end().await.expect_err("no status was sent");
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    assert!(status.message().contains("reset"), "{status}");
+}
+
+#[tokio::test]
+async fn a_refused_stream_that_has_sent_too_much_to_remember_is_not_sent_again() {
+    let (server, _mesh, channel) = alone().await;
+    let large = StreamingInputCallRequest { payload: Some(Payload { body: vec![0; 100_000], ..Default::default() }) };
+    let mut client = TestServiceClient::new(channel.clone());
+    let call = tokio::spawn(async move { client.streaming_input_call(tokio_stream::iter([large])).await });
+    let mut connection = dialled(&server).await;
+    let refused = connection.request().await.expect("a call");
+    connection.allow(refused, 200_000).await.expect("open");
+    connection.end_of(refused).await.expect("its body");
+    connection.reset(refused, Reason::RefusedStream).await.expect("open");
+    let status = within("the end", call).await.expect("no panic").expect_err("refused");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let next = Call::start(&channel);
+    assert_eq!(connection.request().await.expect("the next call"), refused + 2);
+    connection.respond(refused + 2, "a").await.expect("open");
+    next.end().await.expect("answered");
 }
