@@ -110,7 +110,7 @@ impl Live {
         match &mut self.finish.deadline {
             Some(deadline) => {
                 let after = ready!(deadline.poll(cx));
-                Poll::Ready(Some(Err(Cause::DeadlineExceeded { after })))
+                Poll::Ready(Some(Err(Cause::DeadlineExceeded { after, waiting_for: None })))
             }
             None => Poll::Pending,
         }

@@ -158,6 +158,14 @@ impl Shared {
         self.table.load()
     }
 
+    /// What a call waits for.
+    fn missing(&self) -> Arc<str> {
+        match &**self.table() {
+            Table::Pending(missing) | Table::Failed(missing) => Arc::clone(missing),
+            Table::Ready(_) | Table::ShutDown => "a configuration".into(),
+        }
+    }
+
     pub(crate) fn publish(&self, table: Table) {
         let table = Arc::new(table);
         self.table.rcu(|current| match **current {
@@ -247,13 +255,9 @@ impl Inner {
             return routed.await;
         }
         let waited = self.options.config_timeout;
-        timeout(waited, routed).await.unwrap_or_else(|_elapsed| {
-            let missing = match &**self.shared.table() {
-                Table::Pending(missing) => Arc::clone(missing),
-                _ => "configuration".into(),
-            };
-            Err(Cause::ConfigTimeout { missing, waited })
-        })
+        timeout(waited, routed)
+            .await
+            .unwrap_or_else(|_elapsed| Err(Cause::ConfigTimeout { missing: self.shared.missing(), waited }))
     }
 
     fn decide(&self, table: &RoutingTable, head: &request::Parts, form: ReplyForm) -> Result<Routed, Cause> {
@@ -446,7 +450,8 @@ impl Inner {
         let mut upload = Some(Upload::new(body, REPLAY_CAP));
         let mut refused = false;
         loop {
-            let routed = within(&mut deadline, self.route(&head, form, waits)).await??;
+            let routed = within(&mut deadline, self.route(&head, form, waits)).await;
+            let routed = routed.map_err(|late| late.waiting_for(|| self.shared.missing()))??;
             let limit = deadline::limit(form == ReplyForm::Grpc, &head.headers, &routed.limits);
             if limit != deadline.as_ref().map(Deadline::limit) {
                 deadline = limit.map(|limit| Deadline::new(started, limit));
@@ -455,7 +460,8 @@ impl Inner {
                 }
             }
             loop {
-                let slot = match within(&mut deadline, routed.backends.pick(waits)).await? {
+                let picked = within(&mut deadline, routed.backends.pick(waits)).await;
+                let slot = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing()))? {
                     Ok(slot) => slot,
                     Err(NoPick::Failed(cause)) => return Err(cause),
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.

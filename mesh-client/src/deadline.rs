@@ -160,7 +160,7 @@ pub(crate) async fn within<T>(deadline: &mut Option<Deadline>, work: impl Future
             return Poll::Ready(Ok(done));
         }
         match deadline {
-            Some(deadline) => deadline.poll(cx).map(|after| Err(Cause::DeadlineExceeded { after })),
+            Some(deadline) => deadline.poll(cx).map(|after| Err(Cause::DeadlineExceeded { after, waiting_for: None })),
             None => Poll::Pending,
         }
     })

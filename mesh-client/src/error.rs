@@ -103,6 +103,8 @@ pub enum Cause {
     DeadlineExceeded {
         /// From the start of the call.
         after: Duration,
+        /// What was missing, if the call was waiting to be given to an endpoint.
+        waiting_for: Option<Arc<str>>,
     },
     /// The caller's request body failed: CANCELLED.
     RequestBody(String),
@@ -139,7 +141,10 @@ impl fmt::Display for Cause {
             Self::Unacceptable { cluster, peer, reason } => {
                 write!(f, "cluster {:?}: endpoint {peer}: response cannot be taken: {reason}", cluster.as_str())
             }
-            Self::DeadlineExceeded { after } => write!(f, "deadline exceeded after {after:?}"),
+            Self::DeadlineExceeded { after, waiting_for: None } => write!(f, "deadline exceeded after {after:?}"),
+            Self::DeadlineExceeded { after, waiting_for: Some(missing) } => {
+                write!(f, "deadline exceeded after {after:?}: {missing}")
+            }
             Self::RequestBody(reason) => write!(f, "request body failed: {reason}"),
             Self::InvalidRequest(reason) => write!(f, "request cannot be sent: {reason}"),
             Self::ShuttingDown => f.write_str("the mesh is shutting down"),
@@ -240,6 +245,14 @@ pub(crate) enum ReplyForm {
 }
 
 impl Cause {
+    /// Says what the deadline was spent waiting for.
+    pub(crate) fn waiting_for(self, missing: impl FnOnce() -> Arc<str>) -> Self {
+        match self {
+            Self::DeadlineExceeded { after, .. } => Self::DeadlineExceeded { after, waiting_for: Some(missing()) },
+            other => other,
+        }
+    }
+
     /// The end of an attempt that will not be repeated.
     pub(crate) fn from_send(failure: SendFailure, cluster: ClusterName, peer: SocketAddr) -> Self {
         let reason = match failure {

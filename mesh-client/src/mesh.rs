@@ -146,7 +146,8 @@ impl Mesh {
 
     /// Ends the mesh: new calls fail, calls in flight may finish until `deadline` from now, connections close.
     ///
-    /// Returns whether everything had finished by then. What had not is cut off: no connection is left in either case.
+    /// Returns whether everything had finished by then. What had not is cut off: no connection to an endpoint is left in
+    /// either case. The ADS stream, which other meshes may use, too, ends with the last handle.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         // Closed first: a channel that is being made meanwhile either sees that, or is among the living.
         self.inner.tasks.close();

@@ -106,7 +106,17 @@ async fn waiting(channel: &MeshChannel, time: Duration) -> Result<String, Status
     Ok(client.unary_call(request).await?.into_inner().hostname)
 }
 
-/// With `broken` calls fail and name `parts`, and a call that waits for ready runs into its deadline. One that has more
+/// A call that waits for ready runs into its deadline, and then names what it waited for.
+async fn runs_late(channel: &MeshChannel, parts: &[&str]) {
+    let status = waiting(channel, SOON).await.expect_err("nothing arrives");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert_eq!(status.message().matches(NODE).count(), 1, "the node, once, in {status}");
+    for part in parts {
+        assert!(status.message().contains(part), "{part} in {status}");
+    }
+}
+
+/// With `broken` calls fail and name `parts`, and so does one that waits for ready, at its deadline. One that has more
 /// time succeeds, as all others do, once the control plane serves everything.
 async fn breaks_and_heals(broken: impl FnOnce(Resources) -> Resources, parts: &[&str]) {
     let [a] = backends(["a"]).await;
@@ -116,8 +126,7 @@ async fn breaks_and_heals(broken: impl FnOnce(Resources) -> Resources, parts: &[
     let mesh = mesh(control_plane.in_process());
     let channel = echo(&mesh);
     fails(&channel, parts).await;
-    let status = waiting(&channel, SOON).await.expect_err("nothing arrives");
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    runs_late(&channel, parts).await;
     let patient = tokio::spawn({
         let channel = channel.clone();
         async move { waiting(&channel, Duration::from_secs(60)).await }
@@ -212,8 +221,7 @@ async fn without_a_control_plane_calls_are_unavailable() {
     let mesh = mesh(at(address));
     let channel = echo(&mesh);
     fails(&channel, &["Listener \"echo\"", "cannot be reached", &address.to_string(), "refused"]).await;
-    let status = waiting(&channel, SOON).await.expect_err("nothing arrives");
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    runs_late(&channel, &["Listener \"echo\"", "cannot be reached"]).await;
 
     let control_plane = ControlPlane::new();
     control_plane.set(service("echo", &[a.address()]));
@@ -294,8 +302,7 @@ async fn with_refused_endpoints_calls_are_unavailable() {
     let mesh = mesh(control_plane.in_process());
     let channel = echo(&mesh);
     fails(&channel, &["cluster \"echo-cluster\"", "no endpoint can be reached", "refused"]).await;
-    let status = waiting(&channel, SOON).await.expect_err("nothing listens");
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    runs_late(&channel, &["cluster \"echo-cluster\"", "no endpoint can be reached"]).await;
     b.revive().await.expect("its own port");
     recovers(&channel, "b").await;
 }

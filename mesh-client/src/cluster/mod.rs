@@ -223,6 +223,16 @@ impl Backends {
             .await
     }
 
+    /// What a call that waits for a pick waits for.
+    pub(crate) fn missing(&self) -> Arc<str> {
+        let reason = match &**self.picker.load() {
+            Picker::Fail(reason) => Arc::clone(reason),
+            Picker::Ready(_) => "no stream is free".into(),
+            Picker::Wait | Picker::Removed => "no endpoint is ready".into(),
+        };
+        format!("cluster {:?}: {reason}", self.cluster.as_str()).into()
+    }
+
     fn publish(&self, picker: Picker) {
         self.picker.store(Arc::new(picker));
         self.wakeups.all();
