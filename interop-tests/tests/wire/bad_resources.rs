@@ -17,9 +17,16 @@ use mesh_xds::{
     Bootstrap, ResourceState,
     control_plane::{
         ControlPlane, Event, EventReceiver, Resources, Verdict,
-        proto::{envoy::config::listener::v3::Listener, google::protobuf::Any},
+        proto::{
+            envoy::config::{
+                listener::v3::Listener,
+                route::v3::{VirtualHost, route_action::ClusterSpecifier},
+            },
+            google::protobuf::Any,
+        },
         resources::{
-            cluster_eds, cluster_static, endpoints, listener, listener_inline, pack, route_config, virtual_host,
+            cluster_eds, cluster_static, endpoints, listener, listener_inline, pack, route, route_config, virtual_host,
+            virtual_host_with,
         },
     },
     resource::Kind,
@@ -196,11 +203,19 @@ fn ground(backend: &Backend) -> String {
 fn leading_to(backend: &Backend, kind: Kind, name: &str) -> Any {
     let addresses: [SocketAddr; 1] = [backend.address()];
     match kind {
-        Kind::Listener => pack(to_cluster(name, &ground(backend))),
-        Kind::RouteConfig => pack(route_config(name, vec![virtual_host("*", &ground(backend))])),
+        Kind::Listener => pack(listener_inline(name, route_config("inline", vec![to_ground(backend)]))),
+        Kind::RouteConfig => pack(route_config(name, vec![to_ground(backend)])),
         Kind::Cluster => pack(cluster_static(name, &addresses)),
         Kind::Endpoints => pack(endpoints(name, &addresses)),
     }
+}
+
+/// A virtual host that sends everything to `backend`. A route that is never reached names both clusters, so that what
+/// is subscribed stays the same whoever gets the calls.
+fn to_ground(backend: &Backend) -> VirtualHost {
+    let cluster = |name: &str| ClusterSpecifier::Cluster(name.to_owned());
+    let routes = [&ground(backend), "ground-a", "ground-b"].map(|name| route("", cluster(name)));
+    virtual_host_with("*", routes.into())
 }
 
 /// A listener that sends everything to one cluster.
@@ -227,6 +242,27 @@ async fn each_bad_resource_is_refused_while_traffic_goes_on_and_siblings_take_ef
         assert_eq!(answer, world.backends[sibling].hostname(), "{}: the sibling", row.rule);
         let answer = unary(world.channel(kind, &name)).await.expect(&row.rule);
         assert_eq!(answer, "a", "{}: what was good before", row.rule);
+    }
+    if let Some(ended) = traffic.try_join_next() {
+        panic!("a call failed meanwhile: {ended:?}");
+    }
+}
+
+/// "a resource that cannot be decoded has no name, is counted as a top-level error and affects no watcher" (A46).
+#[tokio::test]
+async fn bytes_that_are_no_resource_are_refused_and_siblings_take_effect() {
+    let rows = rows();
+    let mut world = World::start(&rows).await;
+    let mut traffic = world.traffic();
+    for (kind, name) in Kind::ALL.into_iter().zip(["l", "r", "c", "e"]) {
+        let bytes = Any { type_url: kind.type_url().to_owned(), value: vec![0xff] };
+        world.serve(kind, name, &bytes, 1);
+        let (version, refusal) = world.verdict(kind).await;
+        let refusal = refusal.unwrap_or_else(|| panic!("{kind}: it was taken"));
+        assert!(refusal.contains(&format!("{kind} without a name")), "{refusal}");
+        world.sibling_applied(kind, &version).await;
+        assert_eq!(unary(world.channel(kind, SIBLING)).await.expect("a reply"), "b", "{kind}: the sibling");
+        assert_eq!(unary(world.channel(kind, name)).await.expect("a reply"), "a", "{kind}: what was good before");
     }
     if let Some(ended) = traffic.try_join_next() {
         panic!("a call failed meanwhile: {ended:?}");

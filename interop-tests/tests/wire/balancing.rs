@@ -4,7 +4,6 @@
 //! an endpoint goes.
 
 use crate::features::{World, check, features, from, get, grpc, only, share};
-use mesh_client::EndpointState;
 use mesh_xds::resource::Kind;
 use std::{collections::BTreeSet, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
@@ -19,7 +18,7 @@ const TWO_PRIORITIES: &str = "endpoints: {a: {endpoints: [
 
 /// Whether any three calls in a row went to three backends.
 pub(crate) async fn in_turn(world: &World) -> Result<bool, String> {
-    world.endpoints("a", 3, EndpointState::Ready).await?;
+    world.ready("a", 3).await?;
     let answers = world.in_turn(30, grpc()).await?;
     Ok(answers.windows(3).all(|three| BTreeSet::from_iter(three).len() == 3))
 }
@@ -166,10 +165,10 @@ features! {
                     {locality: {region: s}, load_balancing_weight: 3, lb_endpoints: [{$b}]}]}}",
         strip: [("/endpoints/a/endpoints/1/load_balancing_weight", "1")],
         |world| {
-            world.endpoints("a", 2, EndpointState::Ready).await?;
+            world.ready("a", 2).await?;
             share("b", 0.75, &world.calls(1875, grpc()).await)?;
             world.update("/endpoints/a/endpoints/1/lb_endpoints", "[{$b}, {$c}, {$d}]").await?;
-            world.endpoints("a", 4, EndpointState::Ready).await?;
+            world.ready("a", 4).await?;
             share("a", 0.25, &world.calls(1875, grpc()).await)
         }
     }
@@ -198,7 +197,7 @@ features! {
         |world| {
             world.b.kill().await;
             until("a", world).await?;
-            world.endpoints("a", 1, EndpointState::Ready).await?;
+            world.lost("a", 1).await?;
             only("a", &world.calls(60, grpc()).await)
         }
     }
@@ -232,10 +231,11 @@ features! {
                     {locality: {region: s}, load_balancing_weight: 1, lb_endpoints: [{$c}], priority: 1}]}}",
         strip: [("/endpoints/a/endpoints/1/priority", "")],
         |world| {
-            world.endpoints("a", 2, EndpointState::Ready).await?;
+            world.ready("a", 2).await?;
+            check(world.c.counters().connections == 0, "no connection to c while a and b are there")?;
             world.a.kill().await;
             until("b", world).await?;
-            world.endpoints("a", 1, EndpointState::Ready).await?;
+            world.lost("a", 1).await?;
             only("b", &world.calls(60, grpc()).await)?;
             check(world.c.counters().connections == 0, "no connection to c while b is there")
         }

@@ -6,7 +6,6 @@ use crate::{
     balancing::{first_endpoint_is_silent, in_turn, one_locality},
     features::{check, fails, features, from, get, grpc, only, share},
 };
-use mesh_client::EndpointState;
 use mesh_xds::resource::Kind;
 use std::time::Duration;
 use tokio::time::{self, Instant};
@@ -26,7 +25,7 @@ features! {
                     {$d, health_status: DRAINING}, {$e, health_status: TIMEOUT}, {$f, health_status: DEGRADED}]"), "}}"),
         strip: [("/endpoints/a/endpoints/0/lb_endpoints/2/health_status", "")],
         |world| {
-            world.endpoints("a", 2, EndpointState::Ready).await?;
+            world.ready("a", 2).await?;
             let counts = world.calls(60, grpc()).await;
             check(counts.keys().eq(["a", "b"]), format!("a and b, and not {counts:?}"))?;
             world.update("/endpoints/a/endpoints/0/lb_endpoints/0/health_status", "DRAINING").await?;

@@ -18,7 +18,7 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Request, Version, header};
 use http_body_util::{BodyExt, Full};
 use interop_tests::backend::Backend;
-use mesh_client::{ChannelBuilder, EndpointState, MeshChannel, testing::TestMesh};
+use mesh_client::{ChannelBuilder, EndpointReport, EndpointState, MeshChannel, testing::TestMesh};
 use mesh_xds::{
     ResourceState,
     control_plane::Resources,
@@ -127,20 +127,30 @@ impl World {
         Ok(answers)
     }
 
-    /// Waits until `count` endpoints of the cluster have this state.
-    pub(crate) async fn endpoints(&self, cluster: &str, count: usize, state: EndpointState) -> Result<(), String> {
-        let counted = || {
+    /// Waits until at least `count` endpoints of the cluster are READY.
+    pub(crate) async fn ready(&self, cluster: &str, count: usize) -> Result<(), String> {
+        self.ready_endpoints(cluster, |ready| ready >= count).await
+    }
+
+    /// Waits until no more than `count` endpoints of the cluster are READY.
+    pub(crate) async fn lost(&self, cluster: &str, count: usize) -> Result<(), String> {
+        self.ready_endpoints(cluster, |ready| ready <= count).await
+    }
+
+    async fn ready_endpoints(&self, cluster: &str, wanted: impl Fn(usize) -> bool) -> Result<(), String> {
+        let ready = || {
             let status = self.channel.status();
             let cluster = status.clusters.into_iter().find(|found| found.name == cluster);
-            cluster.map_or(0, |cluster| cluster.endpoints.iter().filter(|endpoint| endpoint.state == state).count())
+            let is_ready = |endpoint: &&EndpointReport| endpoint.state == EndpointState::Ready;
+            cluster.map_or(0, |cluster| cluster.endpoints.iter().filter(is_ready).count())
         };
         let wait = async {
-            while counted() != count {
+            while !wanted(ready()) {
                 tokio::task::yield_now().await;
             }
         };
         let waited = time::timeout(Duration::from_secs(15), wait).await;
-        waited.map_err(|_| format!("{} and not {count} endpoints of {cluster} are {state:?}", counted()))
+        waited.map_err(|_| format!("other than {} READY endpoints of {cluster}", ready()))
     }
 
     /// Lets every timer of the next `seconds` be due.
