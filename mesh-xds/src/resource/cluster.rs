@@ -61,9 +61,9 @@ pub struct Cluster {
     pub transport_socket: TransportSocket,
     /// From `typed_extension_protocol_options` (`HttpProtocolOptions`).
     pub http_protocol: HttpProtocol,
-    /// `circuit_breakers.thresholds[DEFAULT].max_requests` (A32).
+    /// `circuit_breakers.thresholds[DEFAULT].max_requests` (A32), in calls at once. Validated; has no effect yet.
     pub max_requests: Option<u32>,
-    /// `connect_timeout`, if set and positive.
+    /// `connect_timeout`, if set and positive; otherwise the channel's holds.
     pub connect_timeout: Option<Duration>,
 }
 

@@ -352,6 +352,7 @@ fn run(seed: u64) {
                 (Some(_), true) => simulation.disconnect(random.bool().then_some(OUTAGE)),
                 (Some(_), false) => {}
                 (None, true) => simulation.connect(),
+                (None, false) if random.bool() => simulation.turn(Input::Idle),
                 (None, false) => simulation.turn(Input::Disconnected { cause: Some(OUTAGE.to_owned()) }),
             },
             7 => {
