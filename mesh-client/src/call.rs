@@ -92,7 +92,7 @@ impl Live {
                 && data.is_data()
                 && let Some(after) = self.finish.deadline.as_ref().and_then(Deadline::passed)
             {
-                return Poll::Ready(Some(Err(Cause::DeadlineExceeded { after })));
+                return Poll::Ready(Some(Err(Cause::DeadlineExceeded { after, waiting_for: None })));
             }
             return Poll::Ready(frame.map(|frame| {
                 frame.map_err(|failure| {
