@@ -4,7 +4,9 @@
 //! HTTP/2. This file does NOT retry: backoff is the cluster worker's.
 
 use super::{Connection, ConnectionEvent, Endpoint, Gate, Protocol};
-use crate::{task::Tasks, wakeups::Wakeups};
+#[cfg(feature = "http1")]
+use crate::task::Tasks;
+use crate::wakeups::Wakeups;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use mesh_xds::resource::ClusterName;
 use std::{
@@ -73,6 +75,8 @@ pub(crate) struct Dial {
     pub(crate) cluster: ClusterName,
     pub(crate) protocol: Protocol,
     pub(crate) options: Arc<DialOptions>,
+    /// For the connections of a pool.
+    #[cfg(feature = "http1")]
     pub(crate) tasks: Tasks,
     pub(crate) wakeups: Arc<Wakeups>,
 }

@@ -322,6 +322,7 @@ impl Worker {
                 cluster: self.shared.cluster.clone(),
                 protocol: self.protocol,
                 options: Arc::clone(&self.dial),
+                #[cfg(feature = "http1")]
                 tasks: self.options.tasks.clone(),
                 wakeups: Arc::clone(&self.shared.wakeups),
             };
