@@ -1,6 +1,7 @@
 //! An open loop of calls at a fixed rate, and the books about who answered.
 //!
-//! A slow answer does not slow the loop down: what is late is made up for, as users do. It does NOT retry.
+//! A slow answer does not slow the loop down: what is late is made up for, as users do, up to a bound that keeps a
+//! machine that is too slow for the rate from drowning. It does NOT retry.
 
 use crate::rig::within;
 use interop_tests::{
@@ -19,6 +20,9 @@ use tokio::{
     time,
 };
 use tonic::{Request, Status};
+
+/// Calls in flight at once: well below the mesh's own bound for calls that wait.
+const MAX_IN_FLIGHT: usize = 256;
 
 /// A request header of the call with this number, if it has one.
 type Header = fn(u64) -> Option<(&'static str, String)>;
@@ -65,20 +69,19 @@ impl Load {
         Self { stop, books, task }
     }
 
-    /// Waits for so many more answers.
+    /// Waits until so many calls that are yet to start have their answer, and each older one, too.
     pub(crate) async fn goes_on(&self, count: u64) {
-        let mut answers = self.books.answers.subscribe();
-        let goal = *answers.borrow() + count;
-        within("answers", answers.wait_for(|answers| *answers >= goal)).await.expect("the books are ours");
+        let goal = self.books.pages().started + count;
+        let reached = |_: &u64| {
+            let pages = self.books.pages();
+            pages.started >= goal && pages.in_flight.first().is_none_or(|oldest| *oldest >= goal)
+        };
+        within("answers", self.books.answers.subscribe().wait_for(reached)).await.expect("the books are ours");
     }
 
     /// Waits until each call that is in flight now has its answer: what is called from then on was chosen after this.
     pub(crate) async fn old_calls_end(&self) {
-        let started = self.books.pages().started;
-        let newer = |_: &u64| self.books.pages().in_flight.first().is_none_or(|oldest| *oldest >= started);
-        within("answers to old calls", self.books.answers.subscribe().wait_for(newer))
-            .await
-            .expect("the books are ours");
+        self.goes_on(0).await;
     }
 
     /// No more calls; waits for the answers that are still to come.
@@ -127,6 +130,9 @@ async fn run(
             _ = ticks.tick() => {}
         }
         while calls.try_join_next().is_some() {}
+        if calls.len() >= MAX_IN_FLIGHT {
+            calls.join_next().await;
+        }
         let number = books.starts();
         let mut request = Request::new(SimpleRequest::default());
         if let Some((name, value)) = header(number) {

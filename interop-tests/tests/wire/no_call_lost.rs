@@ -8,7 +8,7 @@ use crate::{
     load::{Load, Replies},
     mesh::{SocketMesh, all_are_ready, soak, unary},
     refuser::Refuser,
-    rig::{addresses, backends, within},
+    rig::{addresses, backends, until, within},
 };
 use fastrand::Rng;
 use interop_tests::backend::Backend;
@@ -19,7 +19,14 @@ use mesh_xds::{
     },
     resource::Kind,
 };
-use std::{env, net::SocketAddr};
+use std::{
+    env,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 use tokio::task::JoinSet;
 
 const PER_SECOND: u32 = 500;
@@ -54,7 +61,7 @@ async fn no_call_is_lost_while_backends_restart_gracefully() {
     for _ in 0..soak(2) {
         for backend in [&a, &b, &narrow] {
             let before = backend.counters().connections;
-            backend.restart();
+            restarted(backend, &load).await;
             backend.wait_for(|now| now.connections > before).await.expect("connected again");
         }
         for backend in [&mut a, &mut b] {
@@ -115,22 +122,28 @@ async fn no_call_is_lost_while_there_are_more_callers_than_streams() {
     let b = Backend::builder("b").max_concurrent_streams(2).start().await.expect("a free port");
     let mesh = SocketMesh::start(one(&addresses([&a, &b]))).await;
     let channel = mesh.ready("echo").await;
+    let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new([const { AtomicU64::new(0) }; 16]));
     let mut callers = JoinSet::new();
-    for _ in 0..64 {
-        let channel = channel.clone();
+    for caller in 0..progress.len() {
+        let (channel, stop, progress) = (channel.clone(), Arc::clone(&stop), Arc::clone(&progress));
         callers.spawn(async move {
             let mut replies = Vec::new();
-            for _ in 0..soak(40) {
+            while !stop.load(Ordering::Relaxed) {
                 replies.push(unary(&channel).await);
+                progress[caller].fetch_add(1, Ordering::Relaxed);
             }
             replies
         });
     }
-    for backend in [&a, &b, &a, &b] {
-        let before = backend.counters();
-        backend.wait_for(|now| now.calls > before.calls + 20).await.expect("it is called");
-        backend.restart();
+    for _ in 0..soak(2) {
+        for backend in [&a, &b] {
+            drained(backend).await;
+            let before = progress.each_ref().map(|calls| calls.load(Ordering::Relaxed));
+            let one_more = || progress.iter().zip(before).all(|(calls, before)| calls.load(Ordering::Relaxed) > before);
+            until("a reply for each caller", one_more).await;
+        }
     }
+    stop.store(true, Ordering::Relaxed);
     let replies = within("every reply", callers.join_all()).await;
     replies.into_iter().flatten().collect::<Replies>().were_all_answered_by(&[&a, &b]);
 }
@@ -152,7 +165,7 @@ async fn no_call_is_lost_while_all_of_that_happens_at_once() {
             0 => mesh.set(swapped(&colours, round)),
             1 => mesh.set(split(&colours, dice.u32(1..100))),
             2 => mesh.set(one(&[colours[0][0], colours[1][0]])),
-            3 => all[dice.usize(..4)].restart(),
+            3 => restarted(&all[dice.usize(..4)], &load).await,
             4 => {
                 // One at a time: each cluster keeps an endpoint.
                 let backend = &mut all[dice.usize(..4)];
@@ -171,6 +184,20 @@ async fn no_call_is_lost_while_all_of_that_happens_at_once() {
         load.goes_on(dice.u64(1..20)).await;
     }
     load.stop().await.were_all_answered_by(&all.each_ref());
+}
+
+/// Ends when no call can have anything to do with the restart any more: one that was sent into a connection that was
+/// going away is sent again, but "once" (A6).
+async fn restarted(backend: &Backend, load: &Load) {
+    drained(backend).await;
+    load.old_calls_end().await;
+}
+
+/// GOAWAY on each connection, until all of them are closed.
+async fn drained(backend: &Backend) {
+    let before = backend.counters().connections;
+    backend.restart();
+    backend.wait_for(|now| now.connections - now.open_connections >= before).await.expect("drained");
 }
 
 fn one(addresses: &[SocketAddr]) -> Resources {
