@@ -98,6 +98,21 @@ async fn what_has_not_finished_by_the_deadline_is_cut() {
 }
 
 #[tokio::test]
+async fn http_1_calls_that_have_not_finished_by_the_deadline_are_cut() {
+    let [a] = backends(["a"]).await;
+    let mesh = mesh(service("echo:80", &[a.address()]));
+    let http = mesh.mesh().http_client();
+    let request = http::Request::get("http://echo/").header("rpc-behavior", "keep-open");
+    let request = request.body(Full::<Bytes>::default()).expect("valid");
+    let call = tokio::spawn(async move { http.request(request).await });
+    a.wait_for(|counters| counters.calls == 1).await.expect("the call has arrived");
+    assert!(!within("the end", mesh.mesh().shutdown(Duration::from_millis(50))).await);
+    let cut = within("the failure", call).await.expect("no panic").expect("a response of ours");
+    assert_eq!(cut.status(), http::StatusCode::SERVICE_UNAVAILABLE);
+    a.wait_for(|counters| counters.open_connections == 0).await.expect("no connection is left");
+}
+
+#[tokio::test]
 async fn calls_that_wait_are_told_at_once() {
     let mute = RawServer::start().await.expect("a free port");
     let mesh = mesh(service("echo", &[mute.address()]));

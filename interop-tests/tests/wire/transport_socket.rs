@@ -7,11 +7,14 @@ use crate::{
     mesh::{applied, mesh, ready, service, unary},
     rig::{addresses, backends, within},
 };
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::Full;
 use interop_tests::{
     backend::Backend,
     proto::testing::{SimpleRequest, test_service_client::TestServiceClient},
 };
-use mesh_client::{MeshChannel, WaitForReady};
+use mesh_client::{MeshChannel, MeshError, WaitForReady};
 use mesh_xds::{
     control_plane::{
         Resources,
@@ -146,6 +149,37 @@ async fn tls_in_an_update_ends_plaintext_until_it_is_gone() {
 #[tokio::test]
 async fn transport_socket_matches_in_an_update_end_plaintext_until_they_are_gone() {
     live(with_matches(), "transport_socket_matches").await;
+}
+
+#[tokio::test]
+async fn plain_http_is_refused_until_the_field_is_gone() {
+    let [a] = backends(["a"]).await;
+    let of = |cluster: Cluster| {
+        let cluster = Cluster { name: "echo:80-cluster".to_owned(), ..cluster };
+        service("echo:80", &[a.address()]).with(cluster)
+    };
+    let mesh = mesh(of(with_socket(tls())));
+    let http = mesh.mesh().http_client();
+    let get = async || {
+        let request = http::Request::get("http://echo/").body(Full::<Bytes>::default()).expect("valid");
+        let response = http.request(request).await.expect("a response");
+        let cause = response.extensions().get::<MeshError>().map(ToString::to_string);
+        (response.status(), cause.unwrap_or_default())
+    };
+    let (status, cause) = get().await;
+    assert_eq!((status, a.counters().connections), (StatusCode::SERVICE_UNAVAILABLE, 0));
+    assert!(cause.contains("echo:80-cluster") && cause.contains("envoy.transport_sockets.tls"), "{cause}");
+
+    mesh.control_plane().set(of(cluster_eds("")));
+    applied(&mesh, Kind::Cluster, "echo:80-cluster").await;
+    assert_eq!(get().await.0, StatusCode::OK);
+    mesh.control_plane().set(of(with_matches()));
+    applied(&mesh, Kind::Cluster, "echo:80-cluster").await;
+    let calls = a.counters().calls;
+    let (status, cause) = get().await;
+    assert_eq!((status, a.counters().calls), (StatusCode::SERVICE_UNAVAILABLE, calls));
+    assert!(cause.contains("transport_socket_matches"), "{cause}");
+    a.wait_for(|counters| counters.open_connections == 0).await.expect("the connection is closed");
 }
 
 #[tokio::test]

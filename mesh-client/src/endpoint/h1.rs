@@ -273,6 +273,10 @@ impl Pool {
             match error.to_string() {
                 reason if unsent => SendFailure::Unsent(reason),
                 reason if error.is_parse() => SendFailure::Unacceptable(reason),
+                // hyper counts it as the user's fault when a connection's task is aborted, as a shutdown does.
+                reason if error.source().is_some_and(|source| error.is_user() && !source.is::<BodyFailed>()) => {
+                    SendFailure::Io(reason)
+                }
                 // The caller's body; its own words are the source.
                 reason if error.is_user() => {
                     SendFailure::RequestBody(error.source().map_or(reason, ToString::to_string))
