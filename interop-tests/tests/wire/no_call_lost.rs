@@ -122,7 +122,7 @@ async fn no_call_is_lost_while_there_are_more_callers_than_streams() {
     let b = Backend::builder("b").max_concurrent_streams(2).start().await.expect("a free port");
     let mesh = SocketMesh::start(one(&addresses([&a, &b]))).await;
     let channel = mesh.ready("echo").await;
-    let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new([const { AtomicU64::new(0) }; 16]));
+    let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new([const { AtomicU64::new(0) }; 128]));
     let mut callers = JoinSet::new();
     for caller in 0..progress.len() {
         let (channel, stop, progress) = (channel.clone(), Arc::clone(&stop), Arc::clone(&progress));

@@ -34,7 +34,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::yield_now};
 
 /// What all clusters of one channel share.
 #[derive(Clone, Debug)]
@@ -188,6 +188,11 @@ pub(crate) enum NoPick {
 impl Backends {
     /// A stream of a READY connection; waits while connections are being made.
     pub(crate) async fn pick(&self, waits_for_ready: bool) -> Result<Slot, NoPick> {
+        if self.wakeups.waiting() > 0 {
+            // Whoever waited for the stream that has just become free was woken, but has not run yet. Callers that call
+            // again at once would overtake them for ever. Only a courtesy: it holds nobody up who could have a stream.
+            yield_now().await;
+        }
         if let Some(result) = self.try_pick(waits_for_ready) {
             return result;
         }
