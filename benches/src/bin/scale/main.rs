@@ -1,4 +1,5 @@
-//! What 10,000 endpoints cost: the first assignment, one endpoint changed, one removed, and memory.
+//! What 10,000 endpoints cost: the first assignment, one endpoint changed, one removed, and memory; and one changed of
+//! 10,000 virtual hosts.
 //!
 //! ```text
 //! cargo run --release -p benches --bin scale [endpoints [changes]]
@@ -17,7 +18,10 @@ use endpoints::{Endpoints, Shape};
 use machine::{Cpu, rss_kib};
 use mesh_client::{Bootstrap, EndpointState, Mesh, MeshChannel};
 use mesh_xds::{
-    control_plane::{ControlPlane, Serving},
+    control_plane::{
+        ControlPlane, Serving,
+        resources::{route_config, virtual_host},
+    },
     resource::Kind,
 };
 use serde_json::json;
@@ -62,6 +66,10 @@ fn main() -> Result<(), BoxError> {
     }
     let bytes = control_plane.block_on(memory(Endpoints::start(Shape::Spare, count)?, &client))?;
     println!("\nOne more client: {bytes:.0} bytes of memory per endpoint.");
+    let (ads, channel) = control_plane.block_on(routes(Endpoints::start(Shape::Spare, 0)?, &client, count, changes))?;
+    println!(
+        "One of {count} virtual hosts changed, milliseconds: {ads} of client CPU on the ADS thread, {channel} for the channel."
+    );
     Ok(())
 }
 
@@ -186,6 +194,37 @@ async fn memory(endpoints: Endpoints, client: &Runtime) -> Result<f64, BoxError>
     }
     let kib = rss_kib()? - before;
     Ok(kib * 1024.0 / (MORE_CLIENTS * bench.endpoints.count()) as f64)
+}
+
+/// What one changed virtual host costs; the one that serves the channel is another.
+async fn routes(
+    endpoints: Endpoints,
+    client: &Runtime,
+    count: usize,
+    changes: usize,
+) -> Result<(Summary, Summary), BoxError> {
+    let bench = Bench::start(endpoints, client).await?;
+    let serve = |changed: String| {
+        let host = |n: usize| {
+            let cluster = if n == count / 2 { changed.clone() } else { format!("cluster-{n}") };
+            virtual_host(&format!("service-{n}.prod.svc.cluster.local:8080"), &cluster)
+        };
+        let mut hosts: Vec<_> = (0..count).map(host).collect();
+        hosts.push(virtual_host("scale", "scale"));
+        bench.control_plane.set(bench.endpoints.only_one().with(route_config("scale", hosts)));
+    };
+    let (mut ads, mut channel) = (Vec::new(), Vec::new());
+    serve("first".to_owned());
+    bench.control_plane.wait_for_ack(Kind::RouteConfig.type_url(), "scale").await;
+    for change in 0..changes {
+        let before = (Cpu::of(ADS)?, Cpu::of(CLIENT)?);
+        serve(format!("changed-{change}"));
+        bench.control_plane.wait_for_ack(Kind::RouteConfig.type_url(), "scale").await;
+        sleep(Duration::from_millis(50)).await;
+        ads.push(Cpu::of(ADS)?.since(before.0));
+        channel.push(Cpu::of(CLIENT)?.since(before.1));
+    }
+    Ok((Summary(ads), Summary(channel)))
 }
 
 fn mesh(serving: &Serving, node: &str, client: &Runtime) -> Result<Mesh, BoxError> {
