@@ -9,11 +9,13 @@
 //!
 //! The roster owns it and keeps the counts; the worker brings clock, dials and events. Nothing here waits.
 
-use super::worker::DialId;
 use crate::endpoint::{Connection, Endpoint, EndpointState};
 use mesh_xds::resource::Addresses;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::AbortHandle, time::Instant};
+
+/// The number of a dial within its worker: an endpoint that is dialled again has a new one.
+pub(super) type DialId = u64;
 
 /// One endpoint and its connection.
 #[derive(Debug)]

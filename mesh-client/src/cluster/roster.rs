@@ -5,9 +5,8 @@
 //! No clock, no socket and no task here: the worker brings them.
 
 use super::{
-    backend::{Backend, Counted},
+    backend::{Backend, Counted, DialId},
     wanted::Wanted,
-    worker::DialId,
 };
 use crate::{
     balance::{Connections, Turn, priority::ConnectivityState},

@@ -13,7 +13,9 @@
 //! NOT see calls.
 
 use super::{
-    Backends, ClusterOptions, Update, backoff,
+    Backends, ClusterOptions, Update,
+    backend::DialId,
+    backoff,
     roster::{Id, Roster},
 };
 use crate::{
@@ -83,9 +85,6 @@ pub(super) fn spawn(
 fn orphaned() -> Picker {
     Picker::Fail("the runtime that the mesh ran on has ended".into())
 }
-
-/// The number of a dial within its worker: an endpoint that is dialled again has a new one.
-pub(super) type DialId = u64;
 
 /// An event of a connection.
 struct News {
