@@ -6,7 +6,7 @@
 
 use super::{
     backend::{Backend, Counted, DialId},
-    wanted::Wanted,
+    wanted::{Wanted, joined},
 };
 use crate::{
     balance::{Connections, Turn, priority::ConnectivityState},
@@ -70,7 +70,8 @@ impl Roster {
 
     /// Takes a new assignment. Endpoints whose addresses stay keep their connection. Returns how many dials were stopped.
     pub(super) fn update(&mut self, policy: &LbPolicy, assignment: &ClusterLoadAssignment) -> usize {
-        let wanted = Wanted::new(policy, assignment);
+        let joined = joined(policy, assignment);
+        let wanted = Wanted::new(assignment, joined.as_deref());
         let (order, stopped) = self.reconcile(policy, &wanted.addresses);
         self.order = order;
         self.drops = assignment.drops.as_slice().into();
@@ -110,7 +111,7 @@ impl Roster {
     }
 
     /// Ids for `wanted`, in order: known ones where the addresses are known; the rest of the old ones are retired.
-    fn reconcile(&mut self, policy: &LbPolicy, wanted: &[Addresses]) -> (Vec<Id>, usize) {
+    fn reconcile(&mut self, policy: &LbPolicy, wanted: &[&Addresses]) -> (Vec<Id>, usize) {
         let same = |id: &Id, addresses: &Addresses| {
             self.backends.get(*id).is_some_and(|backend| backend.addresses() == addresses)
         };
@@ -132,12 +133,12 @@ impl Roster {
         let mut order = Vec::with_capacity(wanted.len());
         order.extend_from_slice(&self.order[..head]);
         let kept_tail = self.order[self.order.len() - tail..].to_vec();
-        for addresses in &wanted[head..wanted.len() - tail] {
+        for &addresses in &wanted[head..wanted.len() - tail] {
             let kept = known.remove(addresses).or_else(|| match policy {
                 LbPolicy::PickFirst { .. } => self.outlives(&mut known, addresses),
                 _ => None,
             });
-            order.push(kept.unwrap_or_else(|| self.backends.insert(Backend::new(addresses.clone()))));
+            order.push(kept.unwrap_or_else(|| self.backends.insert(Backend::new(Addresses::clone(addresses)))));
         }
         order.extend(kept_tail);
         gone.extend(known.into_values());

@@ -3,52 +3,63 @@
 //! Here policies differ: for pick_first all addresses of a priority are one endpoint. This file does NOT know who is
 //! connected.
 
-use mesh_xds::resource::{Addresses, ClusterLoadAssignment, LbPolicy};
+use mesh_xds::resource::{Addresses, ClusterLoadAssignment, Endpoint, LbPolicy, Locality};
 use std::{
     collections::{BTreeSet, VecDeque},
     net::SocketAddr,
 };
 
 /// An assignment as the policy sees it: address lists in order, and how they fall into priorities and localities.
-pub(super) struct Wanted {
-    pub(super) addresses: Vec<Addresses>,
+pub(super) struct Wanted<'a> {
+    pub(super) addresses: Vec<&'a Addresses>,
     /// Weight and number of endpoints of each locality of each priority.
     pub(super) priorities: Vec<Vec<(u32, usize)>>,
 }
 
-impl Wanted {
-    pub(super) fn new(policy: &LbPolicy, assignment: &ClusterLoadAssignment) -> Self {
-        let mut wanted = Self { addresses: Vec::new(), priorities: Vec::with_capacity(assignment.priorities.len()) };
-        for localities in &assignment.priorities {
-            let before = wanted.addresses.len();
-            // "Only HEALTHY and UNKNOWN endpoints get traffic" (A27).
-            let usable = localities.iter().map(|locality| {
-                let endpoints = locality.endpoints.iter().filter(|endpoint| endpoint.health.is_usable());
-                (locality.weight, endpoints)
-            });
-            let groups = match policy {
-                // One endpoint with every address: Happy Eyeballs over all of them is pick_first (A61, A62).
-                LbPolicy::PickFirst { shuffle } => {
-                    let mut endpoints: Vec<_> = usable.flat_map(|(_, endpoints)| endpoints).collect();
-                    if *shuffle {
-                        fastrand::shuffle(&mut endpoints);
-                    }
-                    let all = endpoints.into_iter().flat_map(|endpoint| endpoint.addresses.iter());
-                    wanted.addresses.extend(interleaved(all.collect()));
-                    vec![(1, wanted.addresses.len() - before)]
-                }
-                _ => usable
-                    .map(|(weight, endpoints)| {
-                        let before = wanted.addresses.len();
-                        wanted.addresses.extend(endpoints.map(|endpoint| endpoint.addresses.clone()));
-                        (weight, wanted.addresses.len() - before)
-                    })
+impl<'a> Wanted<'a> {
+    /// `joined` is what [`joined`] made of the same.
+    pub(super) fn new(assignment: &'a ClusterLoadAssignment, joined: Option<&'a [Option<Addresses>]>) -> Self {
+        let expected = assignment.endpoints().count();
+        let mut wanted = Self {
+            addresses: Vec::with_capacity(expected),
+            priorities: Vec::with_capacity(assignment.priorities.len()),
+        };
+        for (index, localities) in assignment.priorities.iter().enumerate() {
+            let mut extended_by = |addresses: &mut dyn Iterator<Item = &'a Addresses>| {
+                let before = wanted.addresses.len();
+                wanted.addresses.extend(addresses);
+                wanted.addresses.len() - before
+            };
+            let groups = match joined {
+                Some(joined) => vec![(1, extended_by(&mut joined[index].iter()))],
+                None => localities
+                    .iter()
+                    .map(|locality| (locality.weight, extended_by(&mut usable(locality).map(|it| &it.addresses))))
                     .collect(),
             };
             wanted.priorities.push(groups);
         }
         wanted
     }
+}
+
+/// "Only HEALTHY and UNKNOWN endpoints get traffic" (A27).
+fn usable(locality: &Locality) -> impl Iterator<Item = &Endpoint> {
+    locality.endpoints.iter().filter(|endpoint| endpoint.health.is_usable())
+}
+
+/// For pick_first, the one endpoint of each priority, with every address: Happy Eyeballs over all of them is pick_first
+/// (A61, A62). `None` for other policies, which take endpoints as they are.
+pub(super) fn joined(policy: &LbPolicy, assignment: &ClusterLoadAssignment) -> Option<Vec<Option<Addresses>>> {
+    let LbPolicy::PickFirst { shuffle } = policy else { return None };
+    let join = |localities: &Vec<Locality>| {
+        let mut endpoints: Vec<_> = localities.iter().flat_map(usable).collect();
+        if *shuffle {
+            fastrand::shuffle(&mut endpoints);
+        }
+        interleaved(endpoints.into_iter().flat_map(|endpoint| endpoint.addresses.iter()).collect())
+    };
+    Some(assignment.priorities.iter().map(join).collect())
 }
 
 /// Deduplicated, families in turn, starting with the first one's (A61).
@@ -70,7 +81,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Option<Addresses> {
 
 #[cfg(test)]
 mod tests {
-    use super::Wanted;
+    use super::{Wanted, joined};
     use mesh_xds::resource::{Addresses, ClusterLoadAssignment, Endpoint, Health, LbPolicy, Locality};
     use std::{net::SocketAddr, sync::Arc};
 
@@ -88,8 +99,14 @@ mod tests {
         Locality { id: Arc::default(), weight, endpoints: endpoints.iter().map(endpoint).collect() }
     }
 
-    fn wanted(policy: &LbPolicy, priorities: Vec<Vec<Locality>>) -> Wanted {
-        Wanted::new(policy, &ClusterLoadAssignment { name: "c".to_owned(), priorities, drops: Vec::new() })
+    type Groups = Vec<Vec<(u32, usize)>>;
+
+    /// Address lists as text, and priorities.
+    fn wanted(policy: &LbPolicy, priorities: Vec<Vec<Locality>>) -> (Vec<String>, Groups) {
+        let assignment = ClusterLoadAssignment { name: "c".to_owned(), priorities, drops: Vec::new() };
+        let joined = joined(policy, &assignment);
+        let wanted = Wanted::new(&assignment, joined.as_deref());
+        (wanted.addresses.into_iter().map(text).collect(), wanted.priorities)
     }
 
     fn text(addresses: &Addresses) -> String {
@@ -106,20 +123,20 @@ mod tests {
             ("10.0.0.5:1", Health::Timeout),
             ("10.0.0.6:1", Health::Degraded),
         ];
-        let wanted = wanted(&LbPolicy::RoundRobin, vec![vec![locality(3, &all)], vec![locality(5, &all[2..])]]);
-        assert_eq!(wanted.addresses.iter().map(text).collect::<Vec<_>>(), ["10.0.0.1:1", "10.0.0.2:1"]);
+        let (addresses, priorities) =
+            wanted(&LbPolicy::RoundRobin, vec![vec![locality(3, &all)], vec![locality(5, &all[2..])]]);
+        assert_eq!(addresses, ["10.0.0.1:1", "10.0.0.2:1"]);
         // A priority without a usable endpoint keeps its place: those behind it are for fail-over from it.
-        assert_eq!(wanted.priorities, [[(3, 2)], [(5, 0)]]);
+        assert_eq!(priorities, [[(3, 2)], [(5, 0)]]);
     }
 
     #[test]
     fn pick_first_joins_localities_without_repeats_and_takes_families_in_turn() {
         let near = locality(1, &[("10.0.0.1:1 [::1]:1", Health::Unknown), ("10.0.0.2:1", Health::Unknown)]);
         let far = locality(9, &[("10.0.0.1:1", Health::Unknown), ("[::2]:1 [::3]:1", Health::Unknown)]);
-        let wanted = wanted(&LbPolicy::PickFirst { shuffle: false }, vec![vec![near, far]]);
-        let addresses: Vec<_> = wanted.addresses.iter().map(text).collect();
+        let (addresses, priorities) = wanted(&LbPolicy::PickFirst { shuffle: false }, vec![vec![near, far]]);
         assert_eq!(addresses, ["10.0.0.1:1 [::1]:1 10.0.0.2:1 [::2]:1 [::3]:1"]);
-        assert_eq!(wanted.priorities, [[(1, 1)]]);
+        assert_eq!(priorities, [[(1, 1)]]);
     }
 
     #[test]
@@ -127,8 +144,7 @@ mod tests {
         let endpoints = [("10.0.0.1:1 10.0.0.2:1", Health::Unknown), ("10.0.0.3:1 10.0.0.4:1", Health::Unknown)];
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..100 {
-            let wanted = wanted(&LbPolicy::PickFirst { shuffle: true }, vec![vec![locality(1, &endpoints)]]);
-            seen.extend(wanted.addresses.iter().map(text));
+            seen.extend(wanted(&LbPolicy::PickFirst { shuffle: true }, vec![vec![locality(1, &endpoints)]]).0);
         }
         let both = ["10.0.0.1:1 10.0.0.2:1 10.0.0.3:1 10.0.0.4:1", "10.0.0.3:1 10.0.0.4:1 10.0.0.1:1 10.0.0.2:1"];
         assert!(seen.iter().eq(both), "{seen:?}");
