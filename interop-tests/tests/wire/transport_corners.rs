@@ -462,7 +462,9 @@ async fn a_deadline_ends_a_response_that_is_read_too_slowly() {
         connection.message(stream, 10).await.expect("open");
     }
     // The reader is busy with something else for as long as the call may take.
-    tokio::time::sleep(limit).await;
+    tokio::time::pause();
+    tokio::time::advance(limit).await;
+    tokio::time::resume();
     let status = answers.message().await.expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     cancelled(&mut connection, stream).await;

@@ -3,6 +3,7 @@
 //! It does NOT serve calls; a connection is enough.
 
 use crate::BoxError;
+use envoy_types::pb::google::protobuf::UInt32Value;
 use mesh_client::EndpointReport;
 use mesh_xds::control_plane::{
     Resources,
@@ -39,6 +40,8 @@ pub(crate) struct Endpoints {
     first: SocketAddr,
     addresses: Vec<SocketAddr>,
     next: u32,
+    /// Of the one in the middle.
+    weight: u32,
     child: Child,
 }
 
@@ -61,7 +64,7 @@ impl Endpoints {
         BufReader::new(child.stdout.take().ok_or("its stdout is piped")?).read_line(&mut line)?;
         let port = line.trim().parse()?;
         let mut endpoints =
-            Self { shape, first: (Ipv4Addr::LOCALHOST, port).into(), addresses: Vec::new(), next: 1, child };
+            Self { shape, first: (Ipv4Addr::LOCALHOST, port).into(), addresses: Vec::new(), next: 1, weight: 1, child };
         for _ in 0..count {
             let address = endpoints.another();
             endpoints.addresses.push(address);
@@ -96,6 +99,10 @@ impl Endpoints {
     pub(crate) fn change_one(&mut self) {
         let middle = self.addresses.len() / 2;
         self.addresses[middle] = self.another();
+    }
+
+    pub(crate) fn reweigh_one(&mut self) {
+        self.weight += 1;
     }
 
     pub(crate) fn remove_one(&mut self) {
@@ -134,6 +141,10 @@ impl Endpoints {
             }
             all.endpoints = endpoints("scale", &[self.first]).endpoints;
             all.endpoints.extend(spare);
+        }
+        let middle = self.addresses.len() / 2;
+        if let Some(endpoint) = all.endpoints.last_mut().and_then(|most| most.lb_endpoints.get_mut(middle)) {
+            endpoint.load_balancing_weight = Some(UInt32Value { value: self.weight });
         }
         all
     }

@@ -52,9 +52,9 @@ fn main() -> Result<(), BoxError> {
     let changes = arguments.next().map_or(Ok(30), |changes| changes.parse())?;
     println!("{count} endpoints, {changes} changes; milliseconds: median (worst)\n");
     println!(
-        "| shape | first assignment applied | one changed: applied | its client CPU: ADS thread | cluster and connections | removed: applied after the ACK |"
+        "| shape | first assignment applied | one changed: applied | its client CPU: ADS thread | cluster and connections | one reweighted: cluster | removed: applied after the ACK |"
     );
-    println!("| --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
     let control_plane = runtime("control-plane")?;
     let client = runtime(CLIENT)?;
     for shape in [Shape::Spare, Shape::Live] {
@@ -111,17 +111,27 @@ impl Bench {
             ads.push(Cpu::of(ADS)?.since(before.0));
             clusters.push(Cpu::of(CLIENT)?.since(before.1));
         }
+        // The same without a connection to make or to close.
+        let mut still = Vec::new();
+        for _ in 0..changes {
+            self.endpoints.reweigh_one();
+            let before = Cpu::of(CLIENT)?;
+            self.push_and_time_from_ack().await?;
+            sleep(Duration::from_millis(50)).await;
+            still.push(Cpu::of(CLIENT)?.since(before));
+        }
         for _ in 0..changes {
             self.endpoints.remove_one();
             removed.push(self.push_and_time_from_ack().await?);
         }
         println!(
-            "| {} | {:.1} | {} | {} | {} | {} |",
+            "| {} | {:.1} | {} | {} | {} | {} | {} |",
             self.endpoints.shape().name(),
             milliseconds(first),
             Summary(applied),
             Summary(ads),
             Summary(clusters),
+            Summary(still),
             Summary(removed)
         );
         drop(self.channel);
