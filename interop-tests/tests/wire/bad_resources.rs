@@ -184,6 +184,7 @@ fn name(row: &Row, resource: &Any) -> String {
         Kind::RouteConfig => "r",
         Kind::Cluster => "c",
         Kind::Endpoints => "e",
+        Kind::Other(_) => unreachable!("the table has the four"),
     };
     let name = own_name(resource);
     if name.is_empty() { unnamed.to_owned() } else { name }
@@ -207,6 +208,7 @@ fn leading_to(backend: &Backend, kind: Kind, name: &str) -> Any {
         Kind::RouteConfig => pack(route_config(name, vec![to_ground(backend)])),
         Kind::Cluster => pack(cluster_static(name, &addresses)),
         Kind::Endpoints => pack(endpoints(name, &addresses)),
+        Kind::Other(_) => unreachable!("the table has the four"),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::{
     decode::{DecodeContext, decode, decode_after, peek_name, reuse},
-    resource::{Kind, Received, Resource},
+    resource::{ByKind, Kind, Received, Resource},
 };
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -19,7 +19,7 @@ const YIELD: (usize, Duration) = (64, Duration::from_millis(1));
 #[derive(Debug)]
 pub(super) struct Decoder {
     context: DecodeContext,
-    held: [Held; 4],
+    held: ByKind<Held>,
 }
 
 /// The last news about each name of one kind.
@@ -43,7 +43,7 @@ impl Decoder {
 
     /// Forgets what is not in the list.
     pub(super) fn retain(&mut self, kind: Kind, names: &[Arc<str>]) {
-        let held = &mut self.held[kind as usize];
+        let held = self.held.of(kind);
         if held.by_name.len() > names.len() {
             let names: FxHashSet<&str> = names.iter().map(|name| &**name).collect();
             let Held { by_bytes, by_name } = held;
@@ -76,7 +76,7 @@ impl Decoder {
     }
 
     fn one(&mut self, kind: Kind, type_url: &str, bytes: Bytes) -> Received {
-        let held = &mut self.held[kind as usize];
+        let held = self.held.of(kind);
         // Only the bare form is looked up: equal bytes in a wrapper would be something else.
         let bare = type_url == kind.type_url();
         if bare && let Some(received) = held.by_bytes.get(&bytes) {

@@ -14,7 +14,7 @@ use super::{backoff::Backoff, connect, decoder::Decoder, protocol::Request};
 use crate::{
     bootstrap::{Bootstrap, Node, Server},
     decode::DecodeContext,
-    resource::{Kind, Received, ReportedError},
+    resource::{ByKind, Kind, Received, ReportedError},
 };
 use envoy_types::pb::{
     envoy::{
@@ -154,7 +154,7 @@ enum End {
 }
 
 /// The names that were last asked for, by kind.
-type Asked = Mutex<[Option<Arc<[Arc<str>]>>; 4]>;
+type Asked = Mutex<ByKind<Arc<[Arc<str>]>>>;
 
 impl AdsStream {
     async fn run(mut self) {
@@ -224,7 +224,7 @@ async fn write(
 ) {
     while let Some(request) = outbox.recv().await {
         let (kind, serial) = (request.kind, request.serial);
-        asked.lock().unwrap_or_else(PoisonError::into_inner)[kind as usize] = Some(Arc::clone(&request.names));
+        *asked.lock().unwrap_or_else(PoisonError::into_inner).of(kind) = Arc::clone(&request.names);
         // The slot is free again when the transport, which obeys flow control, has taken the message.
         let taken = wire.send(message(request, node)).await.is_ok() && wire.reserve().await.is_ok();
         if !taken {
@@ -234,6 +234,12 @@ async fn write(
             return;
         }
     }
+}
+
+/// The kind behind a type URL, and the names that were last asked for.
+fn find(asked: &Asked, type_url: &str) -> Option<(Kind, Arc<[Arc<str>]>)> {
+    let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    asked.iter().find(|(kind, _)| kind.type_url() == type_url).map(|(kind, names)| (kind, Arc::clone(names)))
 }
 
 async fn read(
@@ -251,12 +257,11 @@ async fn read(
             Err(status) => return End::Failed(describe(&status)),
         };
         answered = true;
-        let Some(kind) = Kind::from_type_url(&response.type_url) else {
+        let Some((kind, names)) = find(asked, &response.type_url) else {
             tracing::debug!(type_url = response.type_url, "response of a type that was never requested");
             continue;
         };
-        let names = asked.lock().unwrap_or_else(PoisonError::into_inner)[kind as usize].clone();
-        decoder.retain(kind, names.as_deref().unwrap_or_default());
+        decoder.retain(kind, &names);
         let resources = response.resources.into_iter().map(|any| (any.type_url, any.value.into()));
         let response = Response {
             kind,

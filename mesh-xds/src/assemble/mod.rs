@@ -83,6 +83,8 @@ impl Assembler {
             Kind::RouteConfig => self.dirty_targets.extend(self.routes.users(name)),
             Kind::Cluster => self.dirty_nodes.extend(self.nodes.get_key_value(name).map(|(name, _)| name.clone())),
             Kind::Endpoints => self.dirty_nodes.extend(self.endpoints.users(name)),
+            // Watched one by one, no part of a target.
+            Kind::Other(_) => {}
         }
     }
 

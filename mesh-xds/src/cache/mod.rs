@@ -12,7 +12,7 @@
 
 use crate::{
     bootstrap::Feature,
-    resource::{IgnoredField, Kind, Received, ReportedError, Resource},
+    resource::{ByKind, IgnoredField, Kind, Received, ReportedError, Resource},
     status::{ResourceState, ResourceStatus},
 };
 use rustc_hash::FxHashMap;
@@ -21,7 +21,7 @@ use std::{fmt, sync::Arc};
 /// Every resource that is subscribed on one server.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    entries: [FxHashMap<Arc<str>, Entry>; 4],
+    entries: ByKind<FxHashMap<Arc<str>, Entry>>,
     node_id: Arc<str>,
     features: Vec<Feature>,
     /// Why the control plane cannot be reached: an ambient error of everything, and a reason not to wait for what
@@ -86,7 +86,7 @@ impl Cache {
 
     /// A resource was subscribed. What is already known about it, is kept.
     pub(crate) fn requested(&mut self, kind: Kind, name: &Arc<str>) {
-        self.entries[kind as usize].entry(Arc::clone(name)).or_insert_with(|| Entry {
+        self.entries.of(kind).entry(Arc::clone(name)).or_insert_with(|| Entry {
             value: None,
             state: State::Requested,
             version: Arc::default(),
@@ -98,7 +98,7 @@ impl Cache {
 
     /// A resource was unsubscribed.
     pub(crate) fn forget(&mut self, kind: Kind, name: &str) {
-        self.entries[kind as usize].remove(name);
+        self.entries.of(kind).remove(name);
     }
 
     /// A subscribed resource arrived. An equal value keeps its identity and is no change.
@@ -110,7 +110,7 @@ impl Cache {
                 return self.failed(kind, name, State::Nacked, Droppable::Yes, &format_args!("invalid: {invalid}"));
             }
         };
-        let Some(entry) = self.entries[kind as usize].get_mut(name) else { return Change::default() };
+        let Some(entry) = self.entries.of(kind).get_mut(name) else { return Change::default() };
         let newly_ignored = received.ignored.iter().filter(|field| !entry.ignored.contains(field)).cloned().collect();
         let same = entry.value.as_ref().is_some_and(|held| same(held, &value));
         let visible = !same || entry.error.is_some() || entry.deleted;
@@ -134,7 +134,7 @@ impl Cache {
             let known = matches!(entry.state, State::Acked | State::Nacked);
             (known && !present(name)).then(|| Arc::clone(name))
         };
-        let names: Vec<_> = self.entries[kind as usize].iter().filter_map(gone).collect();
+        let names: Vec<_> = self.entries.of(kind).iter().filter_map(gone).collect();
         let delete = |name: Arc<str>| {
             // "LDS/CDS omission: n/a | ambient (NOT_FOUND), keep | Err, drop cache" - A88.
             let text = format_args!("was deleted by the control plane");
@@ -184,7 +184,7 @@ impl Cache {
 
     /// What to do with a resource.
     pub(crate) fn lookup(&self, kind: Kind, name: &str) -> Lookup<'_> {
-        let entry = self.entries[kind as usize].get(name);
+        let entry = self.entries.get(kind).and_then(|entries| entries.get(name));
         match (entry, &self.unreachable) {
             (Some(Entry { value: Some(value), error, deleted, .. }), unreachable) => {
                 let note = error.as_ref().or(unreachable.as_ref()).map(Arc::clone);
@@ -199,8 +199,8 @@ impl Cache {
     /// Everything, for people.
     pub(crate) fn status(&self) -> Vec<ResourceStatus> {
         let mut all = Vec::new();
-        for kind in Kind::ALL {
-            all.extend(self.entries[kind as usize].iter().map(|(name, entry)| entry.status(kind, name)));
+        for (kind, entries) in self.entries.iter() {
+            all.extend(entries.iter().map(|(name, entry)| entry.status(kind, name)));
         }
         all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         all
@@ -223,7 +223,7 @@ impl Cache {
     ) -> Change {
         let text = self.text(kind, name, what);
         let drop_value = droppable == Droppable::Yes && self.features.contains(&Feature::FailOnDataErrors);
-        let Some(entry) = self.entries[kind as usize].get_mut(name) else { return Change::default() };
+        let Some(entry) = self.entries.of(kind).get_mut(name) else { return Change::default() };
         let news = entry.error.as_ref() != Some(&text);
         let dropped = drop_value && entry.value.take().is_some();
         entry.state = state;
@@ -247,6 +247,7 @@ fn same(held: &Resource, new: &Resource) -> bool {
         (Resource::RouteConfig(a), Resource::RouteConfig(b)) => Arc::ptr_eq(a, b) || a == b,
         (Resource::Cluster(a), Resource::Cluster(b)) => Arc::ptr_eq(a, b) || a == b,
         (Resource::Endpoints(a), Resource::Endpoints(b)) => Arc::ptr_eq(a, b) || a == b,
+        (Resource::Other(a), Resource::Other(b)) => a == b,
         _ => false,
     }
 }

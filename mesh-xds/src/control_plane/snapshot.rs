@@ -121,7 +121,7 @@ fn same_content(type_url: &str, a: &Bytes, b: &Bytes) -> bool {
         Some(Kind::RouteConfig) => same::<RouteConfiguration>(a, b),
         Some(Kind::Cluster) => same::<Cluster>(a, b),
         Some(Kind::Endpoints) => same::<ClusterLoadAssignment>(a, b),
-        None => false,
+        Some(Kind::Other(_)) | None => false,
     }
 }
 

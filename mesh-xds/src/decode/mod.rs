@@ -139,6 +139,10 @@ fn decode_bare(kind: Kind, type_url: &str, raw: &Bytes, known_as: Option<String>
                 endpoints::endpoints(endpoints, scope).map(|endpoints| Resource::Endpoints(Arc::new(endpoints)))
             },
         ),
+        Kind::Other(other) => {
+            let (name, value) = other.decode(raw, known_as.filter(|name| !name.is_empty()));
+            Received { name, value, ignored: Vec::new(), raw: raw.clone() }
+        }
     }
 }
 

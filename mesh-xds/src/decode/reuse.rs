@@ -21,6 +21,7 @@ pub fn reuse(previous: &Resource, new: Resource) -> Resource {
         (Resource::Endpoints(previous), Resource::Endpoints(new)) if *previous == new => {
             Resource::Endpoints(previous.clone())
         }
+        (Resource::Other(previous), Resource::Other(new)) if *previous == new => Resource::Other(previous.clone()),
         (_, new) => new,
     }
 }

@@ -42,6 +42,7 @@ fn received(kind: Kind, yaml: &str) -> Received {
         Kind::RouteConfig => bytes::<RouteConfiguration>(&resources),
         Kind::Cluster => bytes::<Cluster>(&resources),
         Kind::Endpoints => bytes::<ClusterLoadAssignment>(&resources),
+        Kind::Other(_) => unreachable!("no table has another"),
     };
     decode(kind, kind.type_url(), &bytes, &context())
 }

@@ -13,7 +13,7 @@
 //! one turn of the driver sends the ACK first and new names after it. The machine does NOT decode, does NOT keep
 //! resources and does NOT read the clock.
 
-use crate::resource::Kind;
+use crate::resource::{ByKind, Kind};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
@@ -53,7 +53,7 @@ pub(crate) enum Verdict {
 /// The machine. See the module's picture.
 #[derive(Debug)]
 pub(crate) struct Protocol {
-    types: [Subscriptions; 4],
+    types: ByKind<Subscriptions>,
     stream: Option<Stream>,
     /// Of the does-not-exist timers.
     timeout: Duration,
@@ -106,12 +106,11 @@ impl Protocol {
     /// "types with no subscriptions are not sent on a fresh stream" - A57.
     pub(crate) fn connected(&mut self) {
         self.stream = Some(Stream::default());
-        for kind in Kind::ALL {
-            let names: Vec<_> = {
-                let unanswered = |(name, wait): (&Arc<str>, &Wait)| (*wait != Wait::Done).then(|| Arc::clone(name));
-                self.types[kind as usize].names.iter().filter_map(unanswered).collect()
-            };
-            if !self.types[kind as usize].names.is_empty() {
+        for kind in self.types.kinds() {
+            let subscriptions = self.types.of(kind);
+            let unanswered = |(name, wait): (&Arc<str>, &Wait)| (*wait != Wait::Done).then(|| Arc::clone(name));
+            let names: Vec<_> = subscriptions.names.iter().filter_map(unanswered).collect();
+            if !subscriptions.names.is_empty() {
                 self.request(kind, names, None);
             }
         }
@@ -124,8 +123,8 @@ impl Protocol {
         self.deadlines.clear();
         self.requests.clear();
         let mut forgotten = Vec::new();
-        for kind in Kind::ALL {
-            let subscriptions = &mut self.types[kind as usize];
+        for kind in self.types.kinds() {
+            let subscriptions = self.types.of(kind);
             subscriptions.nonce = Arc::default();
             subscriptions.asked = false;
             subscriptions.changed = false;
@@ -146,7 +145,7 @@ impl Protocol {
     /// Changes what is subscribed, with one request for the whole change. Returns the names that left the wire
     /// list: what is known about them is no longer kept up to date.
     pub(crate) fn update(&mut self, kind: Kind, wanted: &[Arc<str>], unwanted: &[Arc<str>]) -> Vec<Arc<str>> {
-        let subscriptions = &mut self.types[kind as usize];
+        let subscriptions = self.types.of(kind);
         let mut left: Vec<_> = unwanted.to_vec();
         if !wanted.is_empty()
             && let Some(name) = subscriptions.lingering.take()
@@ -190,7 +189,7 @@ impl Protocol {
 
     /// The transport took a request: now, and not before, its new names may be missed.
     pub(crate) fn sent(&mut self, kind: Kind, serial: u64, now: Instant) {
-        let subscriptions = &mut self.types[kind as usize];
+        let subscriptions = self.types.of(kind);
         while subscriptions.unsent.front().is_some_and(|(first, _)| *first <= serial) {
             let (_, names) = subscriptions.unsent.pop_front().unwrap_or_default();
             for name in names {
@@ -206,23 +205,20 @@ impl Protocol {
 
     /// Whether a response of this type was asked for on this stream. If not it gets neither ACK nor NACK.
     pub(crate) fn asked(&self, kind: Kind) -> bool {
-        self.types[kind as usize].asked
+        self.types.get(kind).is_some_and(|subscriptions| subscriptions.asked)
     }
 
     /// Whether a resource was asked for. Others are ignored.
     pub(crate) fn is_subscribed(&self, kind: Kind, name: &str) -> bool {
-        self.types[kind as usize].names.contains_key(name)
+        self.types.get(kind).is_some_and(|subscriptions| subscriptions.names.contains_key(name))
     }
 
     /// The server said something about a name, good or bad: its timer stops.
     pub(crate) fn answered(&mut self, kind: Kind, name: &str) {
-        if let Some((name, wait)) =
-            self.types[kind as usize].names.get_key_value(name).map(|(n, w)| (Arc::clone(n), *w))
-        {
-            if let Wait::Armed(deadline) = wait {
-                self.deadlines.remove(&(deadline, kind, Arc::clone(&name)));
-            }
-            self.types[kind as usize].names.insert(name, Wait::Done);
+        let names = &mut self.types.of(kind).names;
+        let Some(name) = names.get_key_value(name).map(|(name, _)| Arc::clone(name)) else { return };
+        if let Some(Wait::Armed(deadline)) = names.insert(Arc::clone(&name), Wait::Done) {
+            self.deadlines.remove(&(deadline, kind, name));
         }
     }
 
@@ -233,7 +229,7 @@ impl Protocol {
     /// after a response is always a list that counts. And a name that left and came back while its leaving was
     /// dropped would meet silence, since the server sees no change: it leaves and comes back once more.
     pub(crate) fn acknowledge(&mut self, kind: Kind, version: &Arc<str>, nonce: &Arc<str>, verdict: Verdict) {
-        let subscriptions = &mut self.types[kind as usize];
+        let subscriptions = self.types.of(kind);
         subscriptions.nonce = Arc::clone(nonce);
         let (nack, repeat) = match verdict {
             Verdict::Ack => {
@@ -245,9 +241,9 @@ impl Protocol {
         let without = subscriptions.without_the_returned(kind);
         self.request(kind, Vec::new(), nack);
         if let Some(without) = without {
-            self.types[kind as usize].list = Some(without);
+            self.types.of(kind).list = Some(without);
             self.request(kind, Vec::new(), None);
-            self.types[kind as usize].list = None;
+            self.types.of(kind).list = None;
             self.request(kind, Vec::new(), None);
         } else if repeat {
             self.request(kind, Vec::new(), None);
@@ -261,7 +257,7 @@ impl Protocol {
             && deadline <= now
         {
             self.deadlines.pop_first();
-            self.types[kind as usize].names.insert(Arc::clone(&name), Wait::Done);
+            self.types.of(kind).names.insert(Arc::clone(&name), Wait::Done);
             expired.push((kind, name));
         }
         expired
@@ -274,7 +270,7 @@ impl Protocol {
 
     /// Whether anything is subscribed at all, so that a stream is worth having.
     pub(crate) fn has_subscriptions(&self) -> bool {
-        self.types.iter().any(|subscriptions| !subscriptions.names.is_empty())
+        self.types.iter().any(|(_, subscriptions)| !subscriptions.names.is_empty())
     }
 
     /// What has to be sent, in order.
@@ -286,7 +282,7 @@ impl Protocol {
         let Some(stream) = &mut self.stream else { return };
         let serial = stream.next_serial;
         stream.next_serial += 1;
-        let subscriptions = &mut self.types[kind as usize];
+        let subscriptions = self.types.of(kind);
         subscriptions.asked = true;
         if !new.is_empty() {
             subscriptions.unsent.push_back((serial, new));

@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::resource::{
-    Addresses, Cluster, ClusterLoadAssignment, ClusterName, ClusterSpecifier, Discovery, Domain, Endpoint, Forward,
-    Health, HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind, Locality, PathMatch,
-    Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
+    Addresses, ByKind, Cluster, ClusterLoadAssignment, ClusterName, ClusterSpecifier, Discovery, Domain, Endpoint,
+    Forward, Health, HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind, Locality,
+    PathMatch, Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
 };
 use crate::{ads::Request, snapshot::Snapshot};
 use std::{
@@ -65,6 +65,7 @@ fn resource(kind: Kind, name: &str, number: u32) -> Result<Resource, Invalid> {
             let priorities = vec![vec![locality]];
             Resource::Endpoints(Arc::new(ClusterLoadAssignment { name: owned(), priorities, drops: Vec::new() }))
         }
+        Kind::Other(_) => unreachable!("the world has none"),
     })
 }
 
@@ -88,7 +89,7 @@ fn route(cluster: ClusterName) -> Route {
 /// answer with the full set, RDS and EDS with what changed.
 #[derive(Default)]
 struct Server {
-    types: [Served; 4],
+    types: ByKind<Served>,
     nonces: u32,
     /// Responses that are on their way.
     wire: VecDeque<Response>,
@@ -113,7 +114,7 @@ impl Server {
         let names: BTreeSet<String> = request.names.iter().map(|name| name.to_string()).collect();
         assert!(!(names.is_empty() && request.kind.is_full_state()), "an empty LDS or CDS list is a wildcard");
         self.unanswered.remove(&*request.nonce);
-        let served = &mut self.types[request.kind as usize];
+        let served = self.types.of(request.kind);
         if *request.nonce != served.nonce || request.nack.is_some() {
             return;
         }
@@ -126,7 +127,7 @@ impl Server {
     }
 
     fn push(&mut self, kind: Kind, world: &World) {
-        let served = &mut self.types[kind as usize];
+        let served = self.types.of(kind);
         let wanted = served.names.iter().filter_map(|name| Some((name, *world.get(&(kind, name.clone()))?)));
         let due: Vec<_> = wanted
             .filter(|(name, number)| kind.is_full_state() || served.told.get(*name) != Some(number))
@@ -222,7 +223,7 @@ impl Simulation {
     fn carry_request(&mut self, world: &World) -> bool {
         let (Some(server), Some(request)) = (&mut self.server, self.requests.pop_front()) else { return false };
         server.hears(&request, world);
-        server.types[request.kind as usize].said = request.names.iter().map(|name| name.to_string()).collect();
+        server.types.of(request.kind).said = request.names.iter().map(|name| name.to_string()).collect();
         self.turn(Input::Sent { kind: request.kind, serial: request.serial });
         true
     }
@@ -256,7 +257,7 @@ impl Simulation {
         }
         let server = self.server.as_ref().expect("connected");
         assert!(server.unanswered.is_empty(), "every response is answered: {:?}", server.unanswered);
-        for served in &server.types {
+        for (_, served) in server.types.iter() {
             assert_eq!(served.names, served.said, "no name is lost");
         }
         for target in self.targets.values() {

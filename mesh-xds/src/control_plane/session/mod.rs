@@ -67,7 +67,7 @@ fn push_order(type_url: &str) -> u8 {
         Some(Kind::Endpoints) => 1,
         Some(Kind::Listener) => 2,
         Some(Kind::RouteConfig) => 3,
-        None => 4,
+        Some(Kind::Other(_)) | None => 4,
     }
 }
 
