@@ -25,4 +25,4 @@ pub use client::{Closed, TargetName, TargetWatch, XdsClient};
 pub use in_process::InProcess;
 pub use log::Limiter;
 pub use snapshot::{ClusterConfig, ClusterError, ResolvedCluster, Snapshot, Target};
-pub use status::{ResourceState, ResourceStatus, ServerStatus, Status, StreamState};
+pub use status::{ResourceFailure, ResourceState, ResourceStatus, ServerStatus, Status, StreamState};

@@ -3,7 +3,12 @@
 //! A picture of one moment. ACKed means validated and cached; whether a channel has APPLIED it is the channel's to
 //! say, not ours.
 
+#![expect(clippy::disallowed_types, reason = "people read wall-clock time; nothing here is timed by it")]
+
 use crate::resource::{IgnoredField, Kind};
+use bytes::Bytes;
+use std::time::SystemTime;
+use tokio::time::Instant;
 
 /// The client's view of the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +69,28 @@ pub struct ResourceStatus {
     pub state: ResourceState,
     /// `version_info` of the response that brought the value in use, if there is one.
     pub version: Option<String>,
+    /// The value in use as it came, byte by byte, without a wrapper: a protobuf of the kind's type.
+    pub resource: Option<Bytes>,
+    /// When the value in use was last accepted, also if it came again without a change.
+    pub last_updated: Option<SystemTime>,
     /// What is wrong, also while an older value stays in use (A88's ambient errors).
     pub error: Option<String>,
+    /// The update that went wrong; the next good one clears it.
+    pub failure: Option<ResourceFailure>,
     /// Fields of the value in use that have no effect.
     pub ignored: Vec<IgnoredField>,
+}
+
+/// The last update of a resource, when that failed (Envoy's `UpdateFailureState`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResourceFailure {
+    /// `version_info` of the response that failed it; a timer has none.
+    pub version: Option<String>,
+    /// What was refused, as it came; nothing came when the control plane deleted it or reported an error.
+    pub resource: Option<Bytes>,
+    /// When.
+    pub at: SystemTime,
 }
 
 /// State of a resource (A40, A88).
@@ -89,4 +112,24 @@ pub enum ResourceState {
     Timeout,
     /// The control plane reported an error for it.
     ReceivedError,
+}
+
+/// What the wall clock says of moments that machines know only as [`Instant`]s.
+///
+/// Taken anew for each status, so that a wall clock that was set meanwhile is believed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    pub(crate) now: Instant,
+    pub(crate) wall: SystemTime,
+}
+
+impl Clock {
+    pub(crate) fn now() -> Self {
+        Self { now: Instant::now(), wall: SystemTime::now() }
+    }
+
+    pub(crate) fn wall(&self, at: Instant) -> SystemTime {
+        // Before the epoch only where the wall clock was never set.
+        self.wall.checked_sub(self.now.saturating_duration_since(at)).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
 }

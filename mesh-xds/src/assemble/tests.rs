@@ -6,7 +6,12 @@ use crate::resource::{
     HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind, Locality, PathMatch, Received,
     Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
 };
-use crate::snapshot::Snapshot;
+use crate::{cache::Said, snapshot::Snapshot};
+use tokio::time::Instant;
+
+fn said() -> Said {
+    Said { version: "1".into(), at: Instant::now() }
+}
 
 /// A cache that is told things, and the assembler that looks at it.
 struct Room {
@@ -53,14 +58,14 @@ impl Room {
 
     fn tell_received(&mut self, kind: Kind, name: &str, value: Result<Resource, Invalid>) {
         let received = Received { name: Some(name.to_owned()), value, ignored: Vec::new(), raw: bytes::Bytes::new() };
-        if self.cache.received(kind, name, received, &"1".into()).visible {
+        if self.cache.received(kind, name, received, &said()).visible {
             self.assembler.changed(kind, name);
         }
         self.settle();
     }
 
     fn delete(&mut self, kind: Kind, name: &str) {
-        self.cache.omitted(kind, |other| other != name);
+        self.cache.omitted(kind, |other| other != name, &said());
         self.assembler.changed(kind, name);
         self.settle();
     }

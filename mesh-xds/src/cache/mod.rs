@@ -13,10 +13,12 @@
 use crate::{
     bootstrap::Feature,
     resource::{ByKind, IgnoredField, Kind, Received, ReportedError, Resource},
-    status::{ResourceState, ResourceStatus},
+    status::{Clock, ResourceFailure, ResourceState, ResourceStatus},
 };
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Every resource that is subscribed on one server.
 #[derive(Debug)]
@@ -33,11 +35,31 @@ pub(crate) struct Cache {
 struct Entry {
     value: Option<Resource>,
     state: State,
-    version: Arc<str>,
+    /// What brought the value.
+    accepted: Option<Attempt>,
     /// Explains the state when it is not `Acked`; also the ambient error when there is a value.
     error: Option<Arc<str>>,
+    /// What brought the error. Boxed: few entries have one, and there may be many entries.
+    failed: Option<Box<Attempt>>,
     ignored: Vec<IgnoredField>,
     deleted: bool,
+}
+
+/// One attempt to update a resource, good or bad.
+#[derive(Debug)]
+struct Attempt {
+    /// The resource as it came, if one came: the decoder's own bytes, refcounted.
+    raw: Option<Bytes>,
+    /// Of the response, empty without one.
+    version: Arc<str>,
+    at: Instant,
+}
+
+/// The response that says something, and when that was.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) version: Arc<str>,
+    pub(crate) at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,8 +111,9 @@ impl Cache {
         self.entries.of(kind).entry(Arc::clone(name)).or_insert_with(|| Entry {
             value: None,
             state: State::Requested,
-            version: Arc::default(),
+            accepted: None,
             error: None,
+            failed: None,
             ignored: Vec::new(),
             deleted: false,
         });
@@ -102,12 +125,14 @@ impl Cache {
     }
 
     /// A subscribed resource arrived. An equal value keeps its identity and is no change.
-    pub(crate) fn received(&mut self, kind: Kind, name: &str, received: Received, version: &Arc<str>) -> Change {
+    pub(crate) fn received(&mut self, kind: Kind, name: &str, received: Received, said: &Said) -> Change {
+        let attempt = Attempt { raw: Some(received.raw), version: Arc::clone(&said.version), at: said.at };
         let value = match received.value {
             Ok(value) => value,
             Err(invalid) => {
                 // "client NACK: Err | ambient | Err, drop cache" - A88.
-                return self.failed(kind, name, State::Nacked, Droppable::Yes, &format_args!("invalid: {invalid}"));
+                let text = format_args!("invalid: {invalid}");
+                return self.failed(kind, name, State::Nacked, Droppable::Yes, &text, attempt);
             }
         };
         let Some(entry) = self.entries.of(kind).get_mut(name) else { return Change::default() };
@@ -118,8 +143,9 @@ impl Cache {
             entry.value = Some(value);
         }
         entry.state = State::Acked;
-        entry.version = Arc::clone(version);
+        entry.accepted = Some(attempt);
         entry.error = None;
+        entry.failed = None;
         entry.ignored = received.ignored;
         entry.deleted = false;
         Change { visible, new_error: None, newly_ignored }
@@ -128,7 +154,12 @@ impl Cache {
     /// A full-state response did not hold these: everything of `kind` for which `present` is false.
     ///
     /// Returns what changed. A resource that never came is not deleted; its timer decides.
-    pub(crate) fn omitted(&mut self, kind: Kind, present: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Change)> {
+    pub(crate) fn omitted(
+        &mut self,
+        kind: Kind,
+        present: impl Fn(&str) -> bool,
+        said: &Said,
+    ) -> Vec<(Arc<str>, Change)> {
         let gone = |(name, entry): (&Arc<str>, &Entry)| {
             // An error that the server reported lasts until the resource comes (TP3).
             let known = matches!(entry.state, State::Acked | State::Nacked);
@@ -138,14 +169,15 @@ impl Cache {
         let delete = |name: Arc<str>| {
             // "LDS/CDS omission: n/a | ambient (NOT_FOUND), keep | Err, drop cache" - A88.
             let text = format_args!("was deleted by the control plane");
-            let change = self.failed(kind, &name, State::DoesNotExist, Droppable::Yes, &text);
+            let change =
+                self.failed(kind, &name, State::DoesNotExist, Droppable::Yes, &text, Attempt::without_resource(said));
             (name, change)
         };
         names.into_iter().map(delete).collect()
     }
 
     /// The server reported an error for a subscribed resource.
-    pub(crate) fn reported(&mut self, kind: Kind, error: &ReportedError) -> Change {
+    pub(crate) fn reported(&mut self, kind: Kind, error: &ReportedError, said: &Said) -> Change {
         // "TP3 NOT_FOUND / PERMISSION_DENIED: .. drop cache; TP3 other code: .. ambient" - A88.
         let (state, droppable) = match error.code {
             5 => (State::DoesNotExist, Droppable::Yes),
@@ -153,17 +185,18 @@ impl Cache {
             _ => (State::ReceivedError, Droppable::No),
         };
         let text = format_args!("the control plane reports code {}: {}", error.code, error.message);
-        self.failed(kind, &error.name, state, droppable, &text)
+        self.failed(kind, &error.name, state, droppable, &text, Attempt::without_resource(said))
     }
 
     /// The does-not-exist timer fired.
-    pub(crate) fn timed_out(&mut self, kind: Kind, name: &str, after: std::time::Duration) -> Change {
+    pub(crate) fn timed_out(&mut self, kind: Kind, name: &str, after: Duration, at: Instant) -> Change {
+        let attempt = Attempt { raw: None, version: Arc::default(), at };
         if self.features.contains(&Feature::ResourceTimerIsTransient) {
             let text = format_args!("the control plane did not answer within {after:?}");
-            self.failed(kind, name, State::Timeout, Droppable::No, &text)
+            self.failed(kind, name, State::Timeout, Droppable::No, &text, attempt)
         } else {
             let text = format_args!("does not exist: the control plane did not send it within {after:?}");
-            self.failed(kind, name, State::DoesNotExist, Droppable::No, &text)
+            self.failed(kind, name, State::DoesNotExist, Droppable::No, &text, attempt)
         }
     }
 
@@ -197,10 +230,10 @@ impl Cache {
     }
 
     /// Everything, for people.
-    pub(crate) fn status(&self) -> Vec<ResourceStatus> {
+    pub(crate) fn status(&self, clock: &Clock) -> Vec<ResourceStatus> {
         let mut all = Vec::new();
         for (kind, entries) in self.entries.iter() {
-            all.extend(entries.iter().map(|(name, entry)| entry.status(kind, name)));
+            all.extend(entries.iter().map(|(name, entry)| entry.status(kind, name, clock)));
         }
         all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         all
@@ -220,15 +253,21 @@ impl Cache {
         state: State,
         droppable: Droppable,
         what: &fmt::Arguments<'_>,
+        attempt: Attempt,
     ) -> Change {
         let text = self.text(kind, name, what);
         let drop_value = droppable == Droppable::Yes && self.features.contains(&Feature::FailOnDataErrors);
         let Some(entry) = self.entries.of(kind).get_mut(name) else { return Change::default() };
         let news = entry.error.as_ref() != Some(&text);
         let dropped = drop_value && entry.value.take().is_some();
+        if dropped {
+            entry.accepted = None;
+            entry.ignored.clear();
+        }
         entry.state = state;
         entry.deleted = state == State::DoesNotExist && entry.value.is_some();
         entry.error = Some(Arc::clone(&text));
+        entry.failed = Some(Box::new(attempt));
         Change { visible: news || dropped, new_error: news.then_some(text), newly_ignored: Vec::new() }
     }
 }
@@ -252,9 +291,20 @@ fn same(held: &Resource, new: &Resource) -> bool {
     }
 }
 
+impl Attempt {
+    fn without_resource(said: &Said) -> Self {
+        Self { raw: None, version: Arc::clone(&said.version), at: said.at }
+    }
+}
+
 impl Entry {
-    fn status(&self, kind: Kind, name: &Arc<str>) -> ResourceStatus {
+    fn status(&self, kind: Kind, name: &Arc<str>, clock: &Clock) -> ResourceStatus {
         let error = || self.error.as_deref().unwrap_or_default().to_owned();
+        let failure = |failed: &Attempt| ResourceFailure {
+            version: Some(failed.version.to_string()).filter(|version| !version.is_empty()),
+            resource: failed.raw.clone(),
+            at: clock.wall(failed.at),
+        };
         ResourceStatus {
             kind,
             name: name.to_string(),
@@ -266,8 +316,11 @@ impl Entry {
                 State::Timeout => ResourceState::Timeout,
                 State::ReceivedError => ResourceState::ReceivedError,
             },
-            version: self.value.as_ref().map(|_| self.version.to_string()),
+            version: self.accepted.as_ref().map(|accepted| accepted.version.to_string()),
+            resource: self.accepted.as_ref().and_then(|accepted| accepted.raw.clone()),
+            last_updated: self.accepted.as_ref().map(|accepted| clock.wall(accepted.at)),
             error: self.error.as_deref().map(str::to_owned),
+            failure: self.failed.as_deref().map(failure),
             ignored: self.ignored.clone(),
         }
     }

@@ -23,11 +23,20 @@ fn value(max_requests: u32) -> Resource {
 }
 
 fn received(value: Result<Resource, Invalid>) -> Received {
-    Received { name: Some("c".to_owned()), value, ignored: Vec::new(), raw: bytes::Bytes::new() }
+    Received { name: Some("c".to_owned()), value, ignored: Vec::new(), raw: Bytes::new() }
+}
+
+/// A response of this version, now.
+fn said(version: &str) -> Said {
+    Said { version: version.into(), at: Instant::now() }
 }
 
 fn accept(cache: &mut Cache, number: u32) -> Change {
-    cache.received(KIND, "c", received(Ok(value(number))), &number.to_string().into())
+    cache.received(KIND, "c", received(Ok(value(number))), &said(&number.to_string()))
+}
+
+fn status(cache: &Cache) -> ResourceStatus {
+    cache.status(&Clock::now()).remove(0)
 }
 
 /// What readers see: `-` nothing yet, `v` a value, `v!` a value with an ambient error, `Err`, `Err?` while unreachable.
@@ -60,7 +69,7 @@ fn row(event: Event, expected: [&str; 3]) {
 }
 
 fn reported(cache: &mut Cache, code: i32) {
-    cache.reported(KIND, &ReportedError { name: "c".to_owned(), code, message: "no".to_owned() });
+    cache.reported(KIND, &ReportedError { name: "c".to_owned(), code, message: "no".to_owned() }, &said("2"));
 }
 
 #[test]
@@ -71,14 +80,14 @@ fn connect_failure_or_stream_failed_before_response() {
 #[test]
 fn client_nack() {
     let nack: Event = |cache| {
-        cache.received(KIND, "c", received(Err(Invalid::new("bad").within("lb_policy"))), &"2".into());
+        cache.received(KIND, "c", received(Err(Invalid::new("bad").within("lb_policy"))), &said("2"));
     };
     row(nack, ["Err", "v!", "Err"]);
 }
 
 #[test]
 fn omission_from_a_full_state_response() {
-    row(|cache| drop(cache.omitted(KIND, |_| false)), ["-", "v!", "Err"]);
+    row(|cache| drop(cache.omitted(KIND, |_| false, &said("2"))), ["-", "v!", "Err"]);
 }
 
 #[test]
@@ -99,8 +108,8 @@ fn the_timer_means_not_found_or_with_the_feature_unavailable() {
     {
         let mut cache = Cache::new("node-7", features);
         cache.requested(KIND, &name());
-        assert!(cache.timed_out(KIND, "c", Duration::from_secs(15)).visible);
-        assert_eq!((seen(&cache), &cache.status()[0].state), ("Err", &state));
+        assert!(cache.timed_out(KIND, "c", Duration::from_secs(15), Instant::now()).visible);
+        assert_eq!((seen(&cache), &status(&cache).state), ("Err", &state));
     }
 }
 
@@ -108,11 +117,11 @@ fn the_timer_means_not_found_or_with_the_feature_unavailable() {
 fn errors_name_the_resource_the_field_and_the_node() {
     let mut cache = Cache::new("node-7", &[]);
     cache.requested(KIND, &name());
-    let change = cache.received(KIND, "c", received(Err(Invalid::new("bad").within("lb_policy"))), &"1".into());
+    let change = cache.received(KIND, "c", received(Err(Invalid::new("bad").within("lb_policy"))), &said("1"));
     let text = r#"Cluster "c": invalid: lb_policy: bad (xDS node id "node-7")"#;
     assert_eq!(change.new_error.as_deref(), Some(text));
-    assert_eq!(cache.status()[0].state, ResourceState::Nacked { error: text.to_owned() });
-    assert_eq!(cache.status()[0].version, None, "nothing is in use");
+    assert_eq!(status(&cache).state, ResourceState::Nacked { error: text.to_owned() });
+    assert_eq!(status(&cache).version, None, "nothing is in use");
 }
 
 #[test]
@@ -120,8 +129,8 @@ fn the_same_error_again_is_no_news() {
     let mut cache = Cache::new("node-7", &[]);
     cache.requested(KIND, &name());
     let bad = || received(Err(Invalid::new("bad")));
-    assert!(cache.received(KIND, "c", bad(), &"1".into()).visible);
-    assert_eq!(cache.received(KIND, "c", bad(), &"2".into()), Change::default());
+    assert!(cache.received(KIND, "c", bad(), &said("1")).visible);
+    assert_eq!(cache.received(KIND, "c", bad(), &said("2")), Change::default());
     assert!(cache.unreachable("refused") && !cache.unreachable("refused") && cache.unreachable("reset"));
     assert!(cache.reachable() && !cache.reachable());
 }
@@ -139,7 +148,7 @@ fn an_equal_value_keeps_its_identity_and_is_no_change() {
     assert_eq!(accept(&mut cache, 1), Change::default());
     assert!(Arc::ptr_eq(&before, &held(&cache)));
     assert!(accept(&mut cache, 2).visible && !Arc::ptr_eq(&before, &held(&cache)));
-    assert_eq!(cache.status()[0].version.as_deref(), Some("2"));
+    assert_eq!(status(&cache).version.as_deref(), Some("2"));
 }
 
 #[test]
@@ -147,8 +156,8 @@ fn a_good_value_clears_the_ambient_error_and_the_deletion() {
     let mut cache = Cache::new("node-7", &[]);
     cache.requested(KIND, &name());
     accept(&mut cache, 1);
-    assert_eq!(cache.omitted(KIND, |_| false).len(), 1);
-    assert!(cache.omitted(KIND, |_| false).is_empty(), "said once");
+    assert_eq!(cache.omitted(KIND, |_| false, &said("2")).len(), 1);
+    assert!(cache.omitted(KIND, |_| false, &said("2")).is_empty(), "said once");
     assert!(matches!(cache.lookup(KIND, "c"), Lookup::Usable { deleted: true, .. }));
     assert!(accept(&mut cache, 1).visible, "the same value, but the note is gone");
     assert!(matches!(cache.lookup(KIND, "c"), Lookup::Usable { deleted: false, note: None, .. }));
@@ -163,9 +172,9 @@ fn ignored_fields_are_news_once_per_path() {
         ..received(Ok(value(1)))
     };
     let paths = |change: Change| change.newly_ignored.into_iter().map(|field| field.path).collect::<Vec<_>>();
-    assert_eq!(paths(cache.received(KIND, "c", with(&["a"]), &"1".into())), ["a"]);
-    assert_eq!(paths(cache.received(KIND, "c", with(&["a", "b"]), &"2".into())), ["b"]);
-    assert_eq!(cache.status()[0].ignored.len(), 2);
+    assert_eq!(paths(cache.received(KIND, "c", with(&["a"]), &said("1"))), ["a"]);
+    assert_eq!(paths(cache.received(KIND, "c", with(&["a", "b"]), &said("2"))), ["b"]);
+    assert_eq!(status(&cache).ignored.len(), 2);
 }
 
 #[test]
@@ -175,5 +184,53 @@ fn what_was_not_subscribed_is_not_kept() {
     cache.requested(KIND, &name());
     accept(&mut cache, 1);
     cache.forget(KIND, "c");
-    assert_eq!((seen(&cache), cache.status().len()), ("-", 0));
+    assert_eq!((seen(&cache), cache.status(&Clock::now()).len()), ("-", 0));
+}
+
+#[test]
+fn the_value_in_use_and_the_refused_update_are_shown_side_by_side() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let clock = Clock { now: at(10), ..Clock::now() };
+    let raw = |raw: &'static str, value| Received { raw: Bytes::from_static(raw.as_bytes()), ..received(value) };
+    let mut cache = Cache::new("node-7", &[]);
+    cache.requested(KIND, &name());
+    let shown = status(&cache);
+    assert_eq!((shown.state, shown.version, shown.resource), (ResourceState::Requested, None, None));
+
+    let said = |version: &str, seconds| Said { version: version.into(), at: at(seconds) };
+    cache.received(KIND, "c", raw("good", Ok(value(1))), &said("1", 1));
+    cache.received(KIND, "c", raw("bad", Err(Invalid::new("no"))), &said("2", 2));
+    let shown = cache.status(&clock).remove(0);
+    assert_eq!(shown.version.as_deref(), Some("1"));
+    assert_eq!(shown.resource.as_deref(), Some(&b"good"[..]));
+    assert_eq!(shown.last_updated, Some(clock.wall(at(1))));
+    let failure = shown.failure.expect("it was refused");
+    assert_eq!(failure.version.as_deref(), Some("2"));
+    assert_eq!(failure.resource.as_deref(), Some(&b"bad"[..]));
+    assert_eq!(failure.at, clock.wall(at(2)));
+    assert_ne!(failure.at, clock.wall(at(1)));
+
+    // A deletion brings nothing to show; what was good is still in use.
+    cache.omitted(KIND, |_| false, &said("3", 3));
+    let shown = status(&cache);
+    assert_eq!((shown.state, shown.resource.as_deref()), (ResourceState::DoesNotExist, Some(&b"good"[..])));
+    let failure = shown.failure.expect("it was deleted");
+    assert_eq!((failure.version.as_deref(), failure.resource), (Some("3"), None));
+
+    cache.received(KIND, "c", raw("better", Ok(value(2))), &said("4", 4));
+    let shown = status(&cache);
+    assert_eq!((shown.state, shown.failure, shown.error), (ResourceState::Acked, None, None));
+    assert_eq!(shown.resource.as_deref(), Some(&b"better"[..]));
+}
+
+#[test]
+fn a_value_that_was_dropped_is_not_shown_as_in_use() {
+    let mut cache = Cache::new("node-7", &[Feature::FailOnDataErrors]);
+    cache.requested(KIND, &name());
+    accept(&mut cache, 1);
+    cache.received(KIND, "c", received(Err(Invalid::new("no"))), &said("2"));
+    let shown = status(&cache);
+    assert_eq!((shown.version, shown.resource, shown.last_updated), (None, None, None));
+    assert!(shown.failure.is_some());
 }

@@ -15,7 +15,7 @@ use crate::{
     Bootstrap,
     cache::Cache,
     snapshot::Target,
-    status::{ServerStatus, Status, StreamState},
+    status::{Clock, ServerStatus, Status, StreamState},
 };
 use driver::{Command, Driver, WatchId};
 use rustc_hash::FxHashSet;
@@ -129,7 +129,7 @@ impl XdsClient {
         Status {
             node_id: self.node_id().to_owned(),
             servers: vec![ServerStatus { server, state: shared.stream.clone() }],
-            resources: shared.cache.status(),
+            resources: shared.cache.status(&Clock::now()),
         }
     }
 

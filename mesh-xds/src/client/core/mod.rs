@@ -12,13 +12,13 @@ use super::{TargetName, complaints::Complaints};
 use crate::{
     ads::{Protocol, Request, Response, Verdict},
     assemble::{Assembler, TargetId},
-    cache::{Cache, Change},
+    cache::{Cache, Change, Said},
     log::Limiter,
     resource::{Kind, Received},
     snapshot::Target,
 };
 use rustc_hash::FxHashSet;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// What can happen.
@@ -83,7 +83,7 @@ impl Core {
             }
             Input::TimerFired => {
                 for (kind, name) in self.protocol.expire(now) {
-                    let change = cache.timed_out(kind, &name, self.timeout);
+                    let change = cache.timed_out(kind, &name, self.timeout, now);
                     self.changed(kind, &name, change, now);
                 }
             }
@@ -141,6 +141,7 @@ impl Core {
         if cache.reachable() {
             self.assembler.all_changed();
         }
+        let said = Said { version: Arc::clone(&version), at: now };
         let mut present = FxHashSet::default();
         let mut complaints = Complaints::default();
         for received in resources {
@@ -155,7 +156,7 @@ impl Core {
             let name = name.clone();
             complaints.add(kind, &name, &received);
             self.protocol.answered(kind, &name);
-            let change = cache.received(kind, &name, received, &version);
+            let change = cache.received(kind, &name, received, &said);
             self.changed(kind, &name, change, now);
             present.insert(name);
         }
@@ -164,13 +165,13 @@ impl Core {
                 continue;
             }
             self.protocol.answered(kind, &error.name);
-            let change = cache.reported(kind, &error);
+            let change = cache.reported(kind, &error, &said);
             self.changed(kind, &error.name, change, now);
             present.insert(error.name);
         }
         // A resource without a name may be any of those that seem to be missing.
         if kind.is_full_state() && !complaints.any_nameless() {
-            for (name, change) in cache.omitted(kind, |name| present.contains(name)) {
+            for (name, change) in cache.omitted(kind, |name| present.contains(name), &said) {
                 self.changed(kind, &name, change, now);
             }
         }
