@@ -10,7 +10,13 @@
 //!
 //! Protobuf ends here: the driver gets `Received`. The task does NOT know subscriptions, versions or nonces.
 
-use super::{backoff::Backoff, connect, decoder::Decoder, protocol::Request};
+use super::{
+    backoff::{Again, Backoff},
+    connect,
+    decoder::Decoder,
+    protocol::Request,
+    wire::{Outgoing, wire},
+};
 use crate::{
     bootstrap::{Bootstrap, Node, Server},
     decode::DecodeContext,
@@ -28,7 +34,7 @@ use envoy_types::pb::{
         rpc,
     },
 };
-use futures_util::{FutureExt, stream::poll_fn};
+use futures_util::FutureExt;
 use std::{
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
@@ -41,12 +47,9 @@ use tokio::{
         watch,
     },
     task::JoinHandle,
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tonic::{Streaming, codegen::http::Uri};
-
-/// After a good stream the next one is dialled at once, but not by a thousand clients in the same millisecond.
-const RECONNECT_JITTER: Duration = Duration::from_millis(100);
 
 /// Between a panic of the task and its next start.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -64,7 +67,8 @@ pub(crate) enum Event {
     Sent { kind: Kind, serial: u64 },
     /// A response of a known type, decoded.
     Response(Response),
-    /// The stream ended. With a cause when nothing was received on it: then it is a connectivity error (A57).
+    /// The stream ended. With a cause when that is a connectivity error: nothing was received on it (A57), or the server
+    /// answers and closes again and again.
     Disconnected { cause: Option<String> },
 }
 
@@ -146,7 +150,7 @@ struct AdsStream {
 /// How a stream ended.
 enum End {
     /// After at least one response: "not an error, retry immediately with backoff reset" - A57.
-    Answered,
+    Answered { opened: Instant, why: String },
     /// Before any.
     Failed(String),
     /// Nobody listens any more.
@@ -169,11 +173,18 @@ impl AdsStream {
             }
             let (cause, delay) = match self.one_stream().await {
                 End::Orphaned => return,
-                End::Answered => {
-                    self.backoff.reset();
-                    (None, RECONNECT_JITTER.mul_f64(self.random.f64()))
+                End::Answered { opened, why } => {
+                    match self.backoff.answered(opened, Instant::now(), self.random.f64()) {
+                        Again::AtOnce(delay) => {
+                            tracing::debug!(%why, "the ADS stream ended after a response");
+                            (None, delay)
+                        }
+                        Again::Flapping(delay) => {
+                            (Some(format!("it answers and closes, again and again: {why}")), delay)
+                        }
+                    }
                 }
-                End::Failed(cause) => (Some(cause), self.backoff.next(self.random.f64())),
+                End::Failed(cause) => (Some(cause), self.backoff.failed(self.random.f64())),
             };
             if self.events.send(Event::Disconnected { cause }).await.is_err() {
                 return;
@@ -193,16 +204,15 @@ impl AdsStream {
         if self.events.send(Event::Connected(requests)).await.is_err() {
             return End::Orphaned;
         }
-        // One: the transport takes a message when it has room for it, and only then the next one is made.
-        let (to_wire, mut wire) = mpsc::channel(1);
-        let messages = poll_fn(move |cx| wire.poll_recv(cx));
+        let opened = Instant::now();
+        let (to_wire, messages) = wire();
         let mut client = AggregatedDiscoveryServiceClient::with_origin(connection, origin(&server))
             .max_decoding_message_size(self.bootstrap.transport.max_message_size);
         let asked = Asked::default();
         let write = write(outbox, to_wire, self.events.clone(), &self.bootstrap.node, &asked);
         let read = async {
             match client.stream_aggregated_resources(messages).await {
-                Ok(responses) => read(responses.into_inner(), &mut self.decoder, &self.events, &asked).await,
+                Ok(responses) => read(responses.into_inner(), opened, &mut self.decoder, &self.events, &asked).await,
                 Err(status) => End::Failed(describe(&status)),
             }
         };
@@ -217,7 +227,7 @@ impl AdsStream {
 /// Carries requests to the transport and reports each one that it took.
 async fn write(
     mut outbox: UnboundedReceiver<Request>,
-    wire: mpsc::Sender<DiscoveryRequest>,
+    wire: Outgoing<DiscoveryRequest>,
     events: mpsc::Sender<Event>,
     node: &Node,
     asked: &Asked,
@@ -225,9 +235,7 @@ async fn write(
     while let Some(request) = outbox.recv().await {
         let (kind, serial) = (request.kind, request.serial);
         *asked.lock().unwrap_or_else(PoisonError::into_inner).of(kind) = Arc::clone(&request.names);
-        // The slot is free again when the transport, which obeys flow control, has taken the message.
-        let taken = wire.send(message(request, node)).await.is_ok() && wire.reserve().await.is_ok();
-        if !taken {
+        if !wire.take(message(request, node)).await {
             return std::future::pending().await;
         }
         if events.send(Event::Sent { kind, serial }).await.is_err() {
@@ -244,6 +252,7 @@ fn find(asked: &Asked, type_url: &str) -> Option<(Kind, Arc<[Arc<str>]>)> {
 
 async fn read(
     mut responses: Streaming<DiscoveryResponse>,
+    opened: Instant,
     decoder: &mut Decoder,
     events: &mpsc::Sender<Event>,
     asked: &Asked,
@@ -252,7 +261,8 @@ async fn read(
     loop {
         let response = match responses.message().await {
             Ok(Some(response)) => response,
-            Ok(None) | Err(_) if answered => return End::Answered,
+            Ok(None) if answered => return End::Answered { opened, why: "the server ended the stream".to_owned() },
+            Err(status) if answered => return End::Answered { opened, why: describe(&status) },
             Ok(None) => return End::Failed("the stream ended without a response".to_owned()),
             Err(status) => return End::Failed(describe(&status)),
         };

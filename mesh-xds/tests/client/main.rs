@@ -3,6 +3,7 @@
 
 mod connections;
 mod errors;
+mod hostile;
 
 use mesh_xds::{
     Bootstrap, InProcess, ServerAddress, Snapshot, StreamState, Target, TargetName, TargetWatch, XdsClient,
