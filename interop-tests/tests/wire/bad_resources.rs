@@ -77,6 +77,7 @@ impl World {
             };
             match kind {
                 Kind::Listener => {}
+                Kind::Other(_) => unreachable!("the table has the four of Kind::ALL"),
                 Kind::RouteConfig => good.insert(listener(&target, &name)),
                 Kind::Cluster => good.insert(to_cluster(&target, &name)),
                 Kind::Endpoints => {
