@@ -5,7 +5,7 @@ use envoy_types::pb::{
     envoy::{
         config::core::v3::Node,
         service::discovery::v3::{
-            DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse,
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
             aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
         },
     },
@@ -14,7 +14,7 @@ use envoy_types::pb::{
 use hyper_util::rt::TokioIo;
 use mesh_xds::{
     InProcess,
-    control_plane::{ControlPlane, Event, Resources, Serving, Verdict, resources},
+    control_plane::{ControlPlane, Dialect, Event, Resources, Serving, Verdict, resources},
     resource::Kind,
 };
 use std::time::Duration;
@@ -109,7 +109,7 @@ async fn acks_and_nacks_are_told_apart() {
     let mut seen = vec![];
     for _ in 0..6 {
         seen.push(match soon(events.recv()).await.expect("an event") {
-            Event::StreamOpened { stream } => format!("opened {stream}"),
+            Event::StreamOpened { stream, .. } => format!("opened {stream}"),
             Event::Request { node, verdict, nonce, names, .. } => format!("{node} {verdict:?} {nonce} {names:?}"),
             Event::Response { nonce, names, .. } => format!("response {nonce} {names:?}"),
             other => format!("{other:?}"),
@@ -164,6 +164,8 @@ async fn a_node_gets_its_own_snapshot() {
     ads.asks(CDS, &[]).await;
     ads.receives().await;
     control_plane.clear_for("special");
+    // Made before the other is broken.
+    assert_eq!(ads.receives().await.resources.len(), 2);
     assert_eq!(ads.receives().await.resources, [resources::pack(resources::cluster_eds("all"))]);
 }
 
@@ -241,13 +243,91 @@ async fn a_dead_unix_socket_is_replaced_and_a_live_one_is_not() {
     assert!(!path.exists());
 }
 
+/// A delta stream, driven by hand.
+struct Delta {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Delta {
+    async fn open(door: &InProcess) -> Self {
+        let (requests, outgoing) = mpsc::channel(8);
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+        let responses = dial(door).await.delta_aggregated_resources(outgoing).await.expect("a stream").into_inner();
+        Self { requests, responses }
+    }
+
+    async fn subscribes(&self, type_url: &str, names: &[&str], held: &[(&str, &str)]) {
+        let request = DeltaDiscoveryRequest {
+            node: Some(Node { id: "node".into(), ..Default::default() }),
+            type_url: type_url.into(),
+            resource_names_subscribe: names.iter().map(|name| (*name).into()).collect(),
+            initial_resource_versions: held.iter().map(|(name, held)| ((*name).into(), (*held).into())).collect(),
+            ..Default::default()
+        };
+        self.requests.send(request).await.expect("the stream is open");
+    }
+
+    async fn answers(&self, response: &DeltaDiscoveryResponse, error: Option<&str>) {
+        let request = DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            error_detail: error.map(|message| rpc::Status { message: message.into(), ..Default::default() }),
+            ..Default::default()
+        };
+        self.requests.send(request).await.expect("the stream is open");
+    }
+
+    async fn receives(&mut self) -> DeltaDiscoveryResponse {
+        soon(self.responses.message()).await.expect("the stream is open").expect("the stream goes on")
+    }
+}
+
 #[tokio::test]
-async fn delta_is_refused_as_unimplemented() {
+async fn delta_tells_what_changed_and_what_is_gone() {
     let control_plane = ControlPlane::new();
-    let mut client = dial(&control_plane.in_process()).await;
-    let requests = tokio_stream::iter([DeltaDiscoveryRequest::default()]);
-    let refused = client.delta_aggregated_resources(requests).await.expect_err("SotW only");
-    assert_eq!(refused.code(), Code::Unimplemented);
+    control_plane.set(clusters(&["a", "b"]));
+    let mut events = control_plane.events();
+    let mut delta = Delta::open(&control_plane.in_process()).await;
+    delta.subscribes(CDS, &["*"], &[]).await;
+    let first = delta.receives().await;
+    let packed: Vec<_> = first.resources.iter().filter_map(|resource| resource.resource.clone()).collect();
+    assert_eq!(packed, [resources::pack(resources::cluster_eds("a")), resources::pack(resources::cluster_eds("b"))]);
+    delta.answers(&first, None).await;
+    soon(control_plane.wait_for_ack(CDS, "b")).await;
+
+    control_plane.set(clusters(&["b", "c"]));
+    let second = delta.receives().await;
+    assert_eq!(second.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["c"]);
+    delta.answers(&second, Some("no such cluster")).await;
+    assert_eq!(soon(control_plane.wait_for_nack(CDS)).await, "no such cluster");
+    let third = delta.receives().await;
+    assert_eq!((third.resources.len(), third.removed_resources.as_slice()), (0, &["a".to_owned()][..]));
+    delta.answers(&third, None).await;
+    soon(control_plane.wait_for_ack(CDS, "a")).await;
+
+    let opened = soon(events.recv()).await.expect("an event");
+    assert_eq!(opened, Event::StreamOpened { stream: 1, dialect: Dialect::Delta });
+    let is_removal = |event: &Event| matches!(event, Event::Response { removed, .. } if removed == &["a"]);
+    soon(events.wait_for(is_removal)).await.expect("an event");
+}
+
+#[tokio::test]
+async fn a_delta_client_resumes_on_a_restarted_control_plane() {
+    let before = ControlPlane::new();
+    before.set(clusters(&["same", "changed", "gone"]));
+    let mut delta = Delta::open(&before.in_process()).await;
+    delta.subscribes(CDS, &[], &[]).await;
+    let told = delta.receives().await;
+    let held: Vec<_> = told.resources.iter().map(|known| (known.name.as_str(), known.version.as_str())).collect();
+
+    let after = ControlPlane::new();
+    after.set(clusters(&["same"]).with(resources::cluster_static("changed", &[])));
+    let mut delta = Delta::open(&after.in_process()).await;
+    delta.subscribes(CDS, &[], &held).await;
+    let changed = delta.receives().await;
+    assert_eq!(changed.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["changed"]);
+    assert_eq!(delta.receives().await.removed_resources, ["gone"]);
 }
 
 #[tokio::test]

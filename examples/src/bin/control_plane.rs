@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn report(mut events: EventReceiver) {
     while let Ok(event) = events.recv().await {
         match event {
-            Event::StreamOpened { stream } => println!("stream {stream} opened"),
+            Event::StreamOpened { stream, .. } => println!("stream {stream} opened"),
             Event::Request { node, names, verdict: Verdict::Request, .. } => println!("{node} asks for {names:?}"),
             Event::Request { node, verdict: Verdict::Nack { message }, .. } => println!("{node} refuses: {message}"),
             Event::StreamClosed { stream, .. } => println!("stream {stream} closed"),

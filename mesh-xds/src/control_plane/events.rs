@@ -6,6 +6,15 @@
 use std::{fmt, sync::Arc};
 use tokio::sync::broadcast;
 
+/// Which variant of the xDS protocol a stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// State of the world: `StreamAggregatedResources`.
+    Sotw,
+    /// Incremental: `DeltaAggregatedResources`.
+    Delta,
+}
+
 /// One thing that happened on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -14,8 +23,10 @@ pub enum Event {
     StreamOpened {
         /// Number of the stream, from 1, never reused.
         stream: u64,
+        /// What is spoken on it.
+        dialect: Dialect,
     },
-    /// A DiscoveryRequest arrived.
+    /// A DiscoveryRequest or DeltaDiscoveryRequest arrived.
     Request {
         /// The stream's number.
         stream: u64,
@@ -23,16 +34,20 @@ pub enum Event {
         node: Arc<str>,
         /// Which resource type it is about.
         type_url: String,
-        /// `version_info`: the last version that the client accepted.
+        /// `version_info`: the last version that the client accepted. Empty in delta.
         version: String,
         /// `response_nonce`.
         nonce: String,
-        /// `resource_names`.
+        /// `resource_names`; in delta `resource_names_subscribe`.
         names: Vec<String>,
+        /// `resource_names_unsubscribe`. Empty in SotW.
+        unsubscribed: Vec<String>,
+        /// `initial_resource_versions`: names and their versions, sorted. Empty in SotW.
+        held: Vec<(String, String)>,
         /// What kind of request it is.
         verdict: Verdict,
     },
-    /// A DiscoveryResponse was handed to the stream.
+    /// A DiscoveryResponse or DeltaDiscoveryResponse was handed to the stream.
     Response {
         /// The stream's number.
         stream: u64,
@@ -40,12 +55,14 @@ pub enum Event {
         node: Arc<str>,
         /// Which resource type it is about.
         type_url: String,
-        /// `version_info`.
+        /// `version_info`; in delta `system_version_info`.
         version: String,
         /// `nonce`.
         nonce: String,
         /// Names of the resources inside; empty for a hand-made response.
         names: Vec<String>,
+        /// `removed_resources`. Empty in SotW.
+        removed: Vec<String>,
     },
     /// A stream ended, whoever ended it.
     StreamClosed {
@@ -56,20 +73,20 @@ pub enum Event {
     },
 }
 
-/// What a DiscoveryRequest says about the response whose nonce it carries.
+/// What a request says about the response whose nonce it carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
     /// It judges none: a first request, or a change of names.
     Request,
-    /// The newest response was accepted.
+    /// The response was accepted: the newest one, or in delta any.
     Ack,
-    /// The newest response was refused.
+    /// The response was refused: the newest one, or in delta any.
     Nack {
         /// `error_detail.message`.
         message: String,
     },
-    /// It answers an older response and is ignored.
+    /// It answers an older response, or none that we know. In SotW it is ignored, in delta its names count.
     Stale,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A value, replaced as a whole: streams compare it by address. This file does NOT act; `session` obeys it.
 
+use super::session::Manners;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is held back from all streams.
@@ -11,6 +12,8 @@ pub(super) struct Hooks {
     pub(super) silent: bool,
     /// Refuse new streams with UNAVAILABLE.
     pub(super) refuse: bool,
+    /// How strange requests are taken.
+    pub(super) manners: Manners,
     /// Types of which no response is sent.
     pub(super) held: BTreeSet<String>,
     /// Names, by type, that stay as each client knows them: unknown, or the last version that it was told.

@@ -2,8 +2,8 @@
 //!
 //! It is the default control plane of the examples, the rig of the tests, and a product of its own: it serves any xDS
 //! client (this crate's, gRPC's, Envoy) over TCP, a Unix socket or a pipe inside the process, and it can misbehave on
-//! request. It works on protobuf messages and shares nothing with this crate's client side. SotW is served; delta is
-//! not yet.
+//! request. It works on protobuf messages and shares nothing with this crate's client side. Clients choose between SotW
+//! and delta; what they are told is the same.
 //!
 //! ```no_run
 //! use mesh_xds::control_plane::{ControlPlane, Resources};
@@ -61,7 +61,7 @@ mod wire;
 
 pub use check::{Inconsistent, Missing};
 pub use envoy_types::pb as proto;
-pub use events::{Event, EventReceiver, Missed, Verdict};
+pub use events::{Dialect, Event, EventReceiver, Missed, Verdict};
 pub use files::{LoadError, Mistake};
 pub use loader::DirectoryLoader;
 pub use resources::Resources;

@@ -4,10 +4,10 @@
 //! stream happens in its own task under its own lock, so that no client waits for another. Sockets are NOT here.
 
 use super::{
-    events::{Event, EventReceiver},
+    events::{Dialect, Event, EventReceiver},
     hooks::Hooks,
     resources::Resources,
-    session::{Raw, Session},
+    session::{Manners, Raw, Session},
     snapshot::Snapshot,
     stream::Opened,
 };
@@ -205,19 +205,25 @@ impl ControlPlane {
         self.change_hooks(|hooks| hooks.silent = silent);
     }
 
+    /// Whether requests are taken as istiod takes them: a NACK does not change the names of a SotW subscription, and an
+    /// empty list of listeners or clusters is a wildcard at any time, not only while nothing was named.
+    pub fn like_istiod(&self, like_istiod: bool) {
+        self.change_hooks(|hooks| hooks.manners = if like_istiod { Manners::Istiod } else { Manners::Specified });
+    }
+
     // === For streams ===
 
-    pub(super) fn open(&self) -> Result<Opened, Status> {
+    pub(super) fn open(&self, dialect: Dialect) -> Result<Opened, Status> {
         let mut books = self.books();
         if books.hooks.refuse {
             return Err(Status::unavailable("the control plane refuses streams"));
         }
         books.opened += 1;
         let number = books.opened;
-        let session = Arc::new(Mutex::new(Session::new(number)));
+        let session = Arc::new(Mutex::new(Session::new(number, dialect)));
         books.streams.insert(number, session.clone());
         drop(books);
-        self.emit(|| Event::StreamOpened { stream: number });
+        self.emit(|| Event::StreamOpened { stream: number, dialect });
         self.progressed();
         Ok(Opened { control_plane: self.clone(), number, session, changes: self.shared.changes.subscribe() })
     }
@@ -234,6 +240,10 @@ impl ControlPlane {
     pub(super) fn served_to(&self, node: &str) -> (Arc<Snapshot>, Arc<Hooks>) {
         let books = self.books();
         (books.served_to(node).clone(), books.hooks.clone())
+    }
+
+    pub(super) fn manners(&self) -> Manners {
+        self.books().hooks.manners
     }
 
     /// Whether events have a reader, so that they are worth making.

@@ -7,9 +7,8 @@ use super::{
     ControlPlane,
     events::{Event, Verdict},
     server::lock,
-    session::{Answer, Session},
+    session::{Answer, Asked, Session},
 };
-use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
@@ -32,9 +31,9 @@ impl Drop for Opened {
     }
 }
 
-pub(super) async fn run(
+pub(super) async fn run<T: Into<Asked>>(
     mut opened: Opened,
-    mut requests: Streaming<DiscoveryRequest>,
+    mut requests: Streaming<T>,
     answers: mpsc::Sender<Result<Answer, Status>>,
 ) {
     // Whether something may be due: the answer is computed only when there is room for it.
@@ -54,7 +53,7 @@ pub(super) async fn run(
             }
             request = requests.message() => {
                 let Ok(Some(request)) = request else { return };
-                opened.received(request);
+                opened.received(request.into());
                 stale = true;
             }
             permit = answers.reserve(), if stale => {
@@ -69,8 +68,9 @@ pub(super) async fn run(
 }
 
 impl Opened {
-    fn received(&self, request: DiscoveryRequest) {
-        let event = lock(&self.session).received(request);
+    fn received(&self, request: Asked) {
+        let manners = self.control_plane.manners();
+        let event = lock(&self.session).received(request, manners);
         if let Event::Request { node, type_url, verdict: Verdict::Nack { message }, .. } = &event {
             tracing::warn!(stream = self.number, %node, %type_url, %message, "NACK");
         }

@@ -1,14 +1,19 @@
 //! The gRPC face: `AggregatedDiscoveryService`, with responses that were encoded before they got here.
 //!
 //! The generated service would take a `DiscoveryResponse` and so copy and encode every resource once per stream; this
-//! codec only joins pieces that are shared. Delta is answered UNIMPLEMENTED, which every client takes as "use SotW".
-//! This file does NOT know what an answer means.
+//! codec only joins pieces that are shared, for SotW and delta alike. This file does NOT know what an answer means.
 
-use super::{ControlPlane, session::Answer, stream};
-use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
-use prost::bytes::BufMut;
+use super::{
+    ControlPlane,
+    events::Dialect,
+    session::{Answer, Asked},
+    stream,
+};
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use prost::{Message, bytes::BufMut};
 use std::{
     convert::Infallible,
+    marker::PhantomData,
     task::{Context, Poll},
 };
 use tokio::sync::mpsc;
@@ -22,6 +27,7 @@ use tonic::{
 use tonic_prost::ProstDecoder;
 
 const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// A request names what it subscribes to: 10,000 long names fit well into this, 4 MiB would be near.
 const MAX_REQUEST: usize = 64 << 20;
@@ -30,17 +36,25 @@ const MAX_REQUEST: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Ads(pub(super) ControlPlane);
 
+/// One of its two methods, by the requests that it takes.
+#[derive(Clone, Debug)]
+struct Method<T> {
+    control_plane: ControlPlane,
+    dialect: Dialect,
+    requests: PhantomData<fn() -> T>,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
-struct AdsCodec;
+struct AdsCodec<T>(PhantomData<fn() -> T>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct AnswerEncoder;
 
-impl Codec for AdsCodec {
+impl<T: Message + Default + 'static> Codec for AdsCodec<T> {
     type Encode = Answer;
-    type Decode = DiscoveryRequest;
+    type Decode = T;
     type Encoder = AnswerEncoder;
-    type Decoder = ProstDecoder<DiscoveryRequest>;
+    type Decoder = ProstDecoder<T>;
 
     fn encoder(&mut self) -> AnswerEncoder {
         AnswerEncoder
@@ -62,13 +76,13 @@ impl Encoder for AnswerEncoder {
     }
 }
 
-impl StreamingService<DiscoveryRequest> for Ads {
+impl<T: Into<Asked> + Send + 'static> StreamingService<T> for Method<T> {
     type Response = Answer;
     type ResponseStream = ReceiverStream<Result<Answer, Status>>;
     type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
 
-    fn call(&mut self, request: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
-        let opened = self.0.open();
+    fn call(&mut self, request: Request<Streaming<T>>) -> Self::Future {
+        let opened = self.control_plane.open(self.dialect);
         Box::pin(async move {
             let opened = opened?;
             // One answer: the next is computed when the client has room for it, from what is true by then. Full means
@@ -77,6 +91,19 @@ impl StreamingService<DiscoveryRequest> for Ads {
             tokio::spawn(stream::run(opened, request.into_inner(), answers));
             Ok(Response::new(ReceiverStream::new(outgoing)))
         })
+    }
+}
+
+impl Ads {
+    async fn serve<T, B>(self, dialect: Dialect, request: http::Request<B>) -> http::Response<tonic::body::Body>
+    where
+        T: Message + Default + Into<Asked> + 'static,
+        B: Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let method = Method::<T> { control_plane: self.0, dialect, requests: PhantomData };
+        let mut grpc = Grpc::new(AdsCodec(PhantomData)).max_decoding_message_size(MAX_REQUEST);
+        grpc.streaming(method, request).await
     }
 }
 
@@ -96,11 +123,11 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let ads = self.clone();
         Box::pin(async move {
-            if request.uri().path() != SOTW {
-                return Ok(Status::unimplemented("only StreamAggregatedResources is served").into_http());
-            }
-            let mut grpc = Grpc::new(AdsCodec).max_decoding_message_size(MAX_REQUEST);
-            Ok(grpc.streaming(ads, request).await)
+            Ok(match request.uri().path() {
+                SOTW => ads.serve::<DiscoveryRequest, B>(Dialect::Sotw, request).await,
+                DELTA => ads.serve::<DeltaDiscoveryRequest, B>(Dialect::Delta, request).await,
+                _ => Status::unimplemented("only AggregatedDiscoveryService is served").into_http(),
+            })
         })
     }
 }

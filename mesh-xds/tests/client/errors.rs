@@ -39,14 +39,15 @@ async fn a_deleted_cluster_serves_on_and_says_so() {
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
     // As istiod does for a deleted subset: CDS forgets it, EDS answers with all endpoints of the service.
-    let mut without = web("a", 1).with(xds::endpoints("a", &[address(1), address(2)]));
+    let mut without = web("a", 1);
     without.remove(CDS, "a");
-    control_plane.set(without);
+    control_plane.set(without.clone());
     let noted = snapshot(&mut watch, |snapshot| {
         snapshot.clusters["a"].state.as_ref().is_ok_and(|resolved| resolved.note.is_some())
     })
     .await;
     assert_eq!(cluster(&noted, "a"), Ok(vec![address(1)]));
+    control_plane.set(without.with(xds::endpoints("a", &[address(1), address(2)])));
     soon(control_plane.wait_for_ack(EDS, "a")).await;
     idle().await;
     let Target::Ready(now) = watch.current() else { panic!("serves on") };

@@ -1,58 +1,46 @@
-//! One ADS stream as a state machine, without I/O: requests in, the next answer out (SotW).
+//! One ADS stream as a state machine, without I/O: requests in, the next answer out, in SotW or delta.
 //!
 //! Per type:
 //! ```text
 //!   request ──► subscribed, an answer is due ──► answered (nonce N) ──► ACK(N)  | NACK(N, why)
 //!                         ▲                                              │
-//!                         └── names added, or a resource changed ────────┘      any other nonce: stale, ignored
+//!                         └── names added, or a resource changed ────────┘      any other nonce: stale
 //! ```
-//! Which resources exist is in the [`Snapshot`], how to misbehave in [`Hooks`]; this file does NOT keep either, nor
-//! does it know about transports or tasks. Delta will be a second machine of the same shape.
+//! A stale request is ignored in SotW, whose list may be old; in delta it says what changed, and counts. Which resources
+//! exist is in the [`Snapshot`], how to misbehave in [`Hooks`]; this file does NOT keep either, nor does it know about
+//! transports or tasks.
 
-use self::subscription::{Subscription, is_full_state};
+use self::{
+    answer::Content,
+    subscription::{News, Subscription},
+};
+pub(super) use self::{
+    answer::{Answer, Raw},
+    request::{Asked, Manners},
+};
 use super::{
-    events::{Event, Verdict},
+    events::{Dialect, Event, Verdict},
     hooks::Hooks,
     snapshot::{Entry, Snapshot},
 };
 use crate::resource::Kind;
-use bytes::Bytes;
-use envoy_types::pb::{
-    envoy::{
-        config::core::v3::ControlPlane as Identity,
-        service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
-    },
-    google::protobuf::Any,
-};
-use prost::Message;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
+mod answer;
+mod request;
 mod subscription;
 #[cfg(test)]
 mod tests;
-
-/// A DiscoveryResponse in encoded pieces, most of them shared with other streams.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) event: Option<Event>,
-    pub(super) pieces: Vec<Bytes>,
-}
-
-/// A hand-made response that waits for its turn.
-#[derive(Clone, Debug)]
-pub(super) struct Raw {
-    pub(super) type_url: String,
-    pub(super) version: String,
-    pub(super) resources: Vec<Any>,
-}
+mod wanted;
 
 /// Everything known about one stream.
 #[derive(Debug)]
 pub(super) struct Session {
     stream: u64,
+    dialect: Dialect,
     node: Option<Arc<str>>,
     /// In the order in which types are pushed.
     types: BTreeMap<(u8, Arc<str>), Subscription>,
@@ -71,9 +59,13 @@ fn push_order(type_url: &str) -> u8 {
     }
 }
 
+/// In which order types are pruned: "stale CDS clusters and related EDS endpoints (ones no longer being referenced) can
+/// then be removed".
+const REMOVAL_ORDER: [u8; 5] = [2, 3, 0, 1, 4];
+
 impl Session {
-    pub(super) fn new(stream: u64) -> Self {
-        Self { stream, node: None, types: BTreeMap::new(), raw: VecDeque::new(), nonces: 0 }
+    pub(super) fn new(stream: u64, dialect: Dialect) -> Self {
+        Self { stream, dialect, node: None, types: BTreeMap::new(), raw: VecDeque::new(), nonces: 0 }
     }
 
     /// The node id, known from the first request on.
@@ -82,28 +74,31 @@ impl Session {
     }
 
     /// Takes a request in; returns what it was.
-    pub(super) fn received(&mut self, request: DiscoveryRequest) -> Event {
+    pub(super) fn received(&mut self, asked: Asked, manners: Manners) -> Event {
         // "Only the first request on a stream is guaranteed to carry the node identifier." - DiscoveryRequest
-        let node = self.node.get_or_insert_with(|| request.node.map(|node| node.id).unwrap_or_default().into()).clone();
-        let key = (push_order(&request.type_url), Arc::from(request.type_url.as_str()));
-        let subscription = self.types.entry(key).or_default();
-        let verdict = subscription.classify(&request.response_nonce, request.error_detail);
-        match &verdict {
-            Verdict::Stale => {}
-            verdict => {
-                if matches!(verdict, Verdict::Ack | Verdict::Nack { .. }) {
-                    subscription.verdict = Some(verdict.clone());
-                }
-                subscription.subscribe(&request.resource_names, is_full_state(&request.type_url));
-            }
+        let node = self.node.get_or_insert_with(|| asked.node.map(|node| node.id).unwrap_or_default().into()).clone();
+        let dialect = self.dialect;
+        let subscription = Self::of_type(&mut self.types, &asked.type_url, dialect);
+        let verdict = subscription.judge(&asked.nonce, asked.error.as_ref());
+        let counts = match (&verdict, dialect, manners) {
+            (_, Dialect::Delta, _) => true,
+            (Verdict::Stale, ..) => false,
+            (Verdict::Nack { .. }, _, Manners::Istiod) => false,
+            _ => true,
+        };
+        if counts {
+            subscription.ask(&asked.names, manners);
         }
+        let (names, unsubscribed, held) = asked.names.into_parts();
         Event::Request {
             stream: self.stream,
             node,
-            type_url: request.type_url,
-            version: request.version_info,
-            nonce: request.response_nonce,
-            names: request.resource_names,
+            type_url: asked.type_url,
+            version: asked.version,
+            nonce: asked.nonce,
+            names,
+            unsubscribed,
+            held,
             verdict,
         }
     }
@@ -113,94 +108,90 @@ impl Session {
         self.raw.push_back(raw);
     }
 
-    /// The next answer that the client should get, if any. Linear in the number of subscribed names, and free for
-    /// types of which nothing changed.
+    /// The next answer that the client should get, if any. Free for types of which nothing changed.
     pub(super) fn next(&mut self, snapshot: &Snapshot, hooks: &Arc<Hooks>, observed: bool) -> Option<Answer> {
         if let Some(raw) = self.raw.pop_front() {
-            return Some(self.answer_raw(raw, observed));
+            let (type_url, version) = (Arc::from(&*raw.type_url), raw.version.clone());
+            return Some(self.answer(&type_url, version, &Content::Raw(raw), observed));
         }
         if hooks.silent {
             return None;
         }
-        let due = self.types.iter_mut().find_map(|((_, type_url), subscription)| {
-            if hooks.held.contains(&**type_url) {
-                return None;
-            }
-            let set = snapshot.set(type_url);
-            let entries = subscription.turn(type_url, set, hooks)?;
-            // An empty version would make the ACK look like a NACK of a client that accepted nothing yet.
-            let version = set.map_or_else(|| "0".to_owned(), |set| set.version.clone());
-            Some((type_url.clone(), version, entries))
-        });
-        let (type_url, version, entries) = due?;
-        let names = observed.then(|| entries.iter().map(|entry| entry.name.to_string()).collect());
-        let frames = entries.iter().map(|entry| entry.frame.clone());
-        Some(self.answer(&type_url, version, names, frames))
+        let (type_url, news) = self.news(snapshot, hooks)?;
+        // An empty version would make the ACK look like a NACK of a client that accepted nothing yet.
+        let mut version = snapshot.set(&type_url).map_or_else(|| "0".to_owned(), |set| set.version.clone());
+        if news.has_stale {
+            // On the way to that version.
+            version.push('+');
+        }
+        Some(self.answer(&type_url, version, &Content::News(news), observed))
     }
+
+    fn news(&mut self, snapshot: &Snapshot, hooks: &Arc<Hooks>) -> Option<(Arc<str>, News)> {
+        let nonce = self.nonces + 1;
+        let is_free = |type_url: &str| !hooks.held.contains(type_url);
+        for ((_, type_url), subscription) in self.types.iter_mut().filter(|((_, url), _)| is_free(url)) {
+            if let Some(news) = subscription.updates(snapshot.set(type_url), hooks, nonce) {
+                return Some((type_url.clone(), news));
+            }
+        }
+        for order in REMOVAL_ORDER {
+            let of_order = self.types.iter_mut().filter(|((of_type, url), _)| *of_type == order && is_free(url));
+            for ((_, type_url), subscription) in of_order {
+                if let Some(news) = subscription.removals(nonce) {
+                    return Some((type_url.clone(), news));
+                }
+            }
+        }
+        None
+    }
+
+    fn answer(&mut self, type_url: &Arc<str>, version: String, content: &Content, observed: bool) -> Answer {
+        self.nonces += 1;
+        // Unsolicited only for hand-made responses: everything else has a subscription already.
+        Self::of_type(&mut self.types, type_url, self.dialect).answered_with(self.nonces);
+        let nonce = self.nonces.to_string();
+        let pieces = content.encode(self.dialect, type_url, &version, &nonce);
+        let event = observed.then(|| Event::Response {
+            stream: self.stream,
+            node: self.node.clone().unwrap_or_default(),
+            type_url: type_url.to_string(),
+            version,
+            nonce,
+            names: content.names(),
+            removed: content.removed(),
+        });
+        Answer { event, pieces }
+    }
+
+    fn of_type<'a>(
+        types: &'a mut BTreeMap<(u8, Arc<str>), Subscription>,
+        type_url: &str,
+        dialect: Dialect,
+    ) -> &'a mut Subscription {
+        let key = (push_order(type_url), Arc::<str>::from(type_url));
+        let name = key.1.clone();
+        types.entry(key).or_insert_with(|| Subscription::new(&name, dialect))
+    }
+
+    // === Questions ===
 
     /// Whether the client has acknowledged `current` as the state of this resource.
     pub(super) fn has_acked(&self, type_url: &str, name: &str, current: Option<&Arc<Entry>>) -> bool {
-        self.subscription(type_url).is_some_and(|subscription| {
-            let told = subscription.sent.get(name);
-            let same = match (told, current) {
-                (Some(told), Some(current)) => Arc::ptr_eq(told, current),
-                (None, None) => subscription.covers(name),
-                _ => false,
-            };
-            same && !subscription.due && subscription.verdict == Some(Verdict::Ack)
-        })
+        self.subscription(type_url).is_some_and(|subscription| subscription.has_acked(name, current))
     }
 
-    /// Why the newest answer of this type was refused, if it was.
+    /// Why the newest answered response of this type was refused, if it was.
     pub(super) fn nack(&self, type_url: &str) -> Option<&str> {
-        match self.subscription(type_url)?.verdict.as_ref()? {
-            Verdict::Nack { message } => Some(message),
-            _ => None,
-        }
+        self.subscription(type_url)?.nack()
     }
 
     /// Whether the client is subscribed to this name.
     pub(super) fn wants(&self, type_url: &str, name: &str) -> bool {
-        self.subscription(type_url).is_some_and(|subscription| subscription.covers(name))
+        self.subscription(type_url).is_some_and(|subscription| subscription.wants(name))
     }
 
     fn subscription(&self, type_url: &str) -> Option<&Subscription> {
         self.types.get(&(push_order(type_url), type_url.into()))
-    }
-
-    fn answer_raw(&mut self, raw: Raw, observed: bool) -> Answer {
-        let frame = DiscoveryResponse { resources: raw.resources, ..Default::default() }.encode_to_vec();
-        self.answer(&raw.type_url, raw.version, observed.then(Vec::new), [frame.into()].into_iter())
-    }
-
-    fn answer(
-        &mut self,
-        type_url: &str,
-        version: String,
-        names: Option<Vec<String>>,
-        frames: impl Iterator<Item = Bytes>,
-    ) -> Answer {
-        self.nonces += 1;
-        let nonce = self.nonces.to_string();
-        // Unsolicited only for hand-made responses: everything else has a subscription already.
-        let subscription = self.types.entry((push_order(type_url), type_url.into())).or_default();
-        subscription.nonce.clone_from(&nonce);
-        subscription.verdict = None;
-        let head = DiscoveryResponse {
-            version_info: version.clone(),
-            type_url: type_url.to_owned(),
-            nonce: nonce.clone(),
-            control_plane: Some(Identity { identifier: "mesh-xds".to_owned() }),
-            ..Default::default()
-        };
-        let event = names.map(|names| Event::Response {
-            stream: self.stream,
-            node: self.node.clone().unwrap_or_default(),
-            type_url: type_url.to_owned(),
-            version,
-            nonce,
-            names,
-        });
-        Answer { event, pieces: std::iter::once(head.encode_to_vec().into()).chain(frames).collect() }
     }
 }
