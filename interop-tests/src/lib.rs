@@ -12,3 +12,4 @@ pub mod peers;
 pub mod proto;
 pub mod proxy;
 pub mod raw;
+pub mod scripted;

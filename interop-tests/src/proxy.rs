@@ -1,6 +1,6 @@
-//! A TCP proxy that can fall silent: connections stay open and no byte passes.
+//! A TCP proxy that can fall silent or dribble: connections stay open and no byte passes, or one at a time.
 //!
-//! That is what a lost host or a dropped route looks like, and only keepalive sees it. It does NOT look into what it
+//! Silence is what a lost host or a dropped route looks like, and only keepalive sees it. It does NOT look into what it
 //! forwards.
 
 use std::{
@@ -14,11 +14,20 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
+/// How bytes pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Pace {
+    Free,
+    /// Each in a segment of its own.
+    OneByOne,
+    Not,
+}
+
 /// A proxy in front of one address. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    forwarding: watch::Sender<bool>,
+    pace: watch::Sender<Pace>,
     connections: watch::Receiver<u64>,
     accepting: JoinHandle<()>,
 }
@@ -31,10 +40,10 @@ impl Proxy {
     pub async fn start(to: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (forwarding, orders) = watch::channel(true);
+        let (pace, orders) = watch::channel(Pace::Free);
         let (count, connections) = watch::channel(0);
         let accepting = tokio::spawn(accept(listener, to, orders, count));
-        Ok(Self { address, forwarding, connections, accepting })
+        Ok(Self { address, pace, connections, accepting })
     }
 
     /// Where clients connect.
@@ -49,12 +58,17 @@ impl Proxy {
 
     /// From now on no byte passes, in either direction. Connections are still accepted.
     pub fn silence(&self) {
-        self.forwarding.send_replace(false);
+        self.pace.send_replace(Pace::Not);
+    }
+
+    /// From now on every byte is sent by itself, in both directions.
+    pub fn dribble(&self) {
+        self.pace.send_replace(Pace::OneByOne);
     }
 
     /// Bytes pass again, also those that were held back.
     pub fn resume(&self) {
-        self.forwarding.send_replace(true);
+        self.pace.send_replace(Pace::Free);
     }
 }
 
@@ -65,7 +79,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, orders: watch::Receiver<bool>, count: watch::Sender<u64>) {
+async fn accept(listener: TcpListener, to: SocketAddr, orders: watch::Receiver<Pace>, count: watch::Sender<u64>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         count.send_modify(|count| *count += 1);
@@ -75,8 +89,11 @@ async fn accept(listener: TcpListener, to: SocketAddr, orders: watch::Receiver<b
     }
 }
 
-async fn forward(client: TcpStream, to: SocketAddr, orders: watch::Receiver<bool>) {
+async fn forward(client: TcpStream, to: SocketAddr, orders: watch::Receiver<Pace>) {
     let Ok(server) = TcpStream::connect(to).await else { return };
+    if client.set_nodelay(true).is_err() || server.set_nodelay(true).is_err() {
+        return;
+    }
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
     // When one direction breaks, the other's sockets are dropped with it: a proxy has no half-dead connections.
@@ -86,13 +103,19 @@ async fn forward(client: TcpStream, to: SocketAddr, orders: watch::Receiver<bool
     }
 }
 
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut orders: watch::Receiver<bool>) {
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut orders: watch::Receiver<Pace>) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let Ok(bytes @ 1..) = from.read(&mut buffer).await else { return };
         // Held here while silent; an error means that the proxy is gone.
-        if orders.wait_for(|forwarding| *forwarding).await.is_err() || to.write_all(&buffer[..bytes]).await.is_err() {
-            return;
+        let Ok(pace) = orders.wait_for(|pace| *pace != Pace::Not).await.map(|pace| *pace) else { return };
+        let at_once = if pace == Pace::OneByOne { 1 } else { bytes };
+        for part in buffer[..bytes].chunks(at_once) {
+            if to.write_all(part).await.is_err() {
+                return;
+            }
+            // So that a reader on this thread sees it before the next.
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -7,6 +7,8 @@ mod alone;
 mod bad_resources;
 mod balancing;
 mod clusters;
+mod control_plane_failures;
+mod data_errors;
 mod deadlines;
 mod envoy_client_of_our_control_plane;
 mod events;

@@ -92,6 +92,11 @@ async fn a_nack_of_a_served_cluster_keeps_its_last_good_value() {
     let status = client.status();
     let state = &status.resource(Kind::Cluster, "a").expect("subscribed").state;
     assert!(matches!(state, ResourceState::Nacked { error } if error.contains("lb_policy")), "{state:?}");
+    // "New watcher on a resource with value and ambient error gets both" - A88.
+    let late = snapshot(&mut client.watch(target("web")), |_| true).await;
+    assert_eq!(late.clusters["a"].state, kept.clusters["a"].state);
+    let late = snapshot(&mut client.watch(TargetName::new("web", "another.example")), |_| true).await;
+    assert_eq!(late.clusters["a"].state, kept.clusters["a"].state);
 
     control_plane.set(web("a", 3));
     let clear = |snapshot: &Snapshot| {
