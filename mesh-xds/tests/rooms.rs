@@ -29,7 +29,7 @@ const ROOMS: &[Room] = &[
         allowed: &["tokio::time::Instant", "std::time::Duration"],
     },
     Room {
-        files: &["ads/stream", "ads/connect", "load/stream", "csds", "orca", "peer", "control_plane"],
+        files: &["ads/stream", "ads/messages", "ads/connect", "load/stream", "csds", "orca", "peer", "control_plane"],
         except: &[],
         forbidden: &["crate::cache", "crate::assemble"],
         allowed: &[],
@@ -37,7 +37,7 @@ const ROOMS: &[Room] = &[
     Room {
         // The only rooms in which protobuf may be named at all.
         files: &[""],
-        except: &["decode/", "ads/stream", "load/stream", "csds", "orca", "peer", "control_plane"],
+        except: &["decode/", "ads/stream", "ads/messages", "load/stream", "csds", "orca", "peer", "control_plane"],
         forbidden: &["prost", "prost_types", "envoy_types"],
         allowed: &[],
     },

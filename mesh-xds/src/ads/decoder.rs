@@ -4,13 +4,14 @@
 //! and a value that comes out equal keeps the identity of the last one. It does NOT decide what is accepted; it
 //! remembers only names that are subscribed.
 
+use super::asked::Names;
 use crate::{
-    decode::{DecodeContext, decode, decode_after, peek_name, reuse},
+    decode::{DecodeContext, Wrapped, decode_unwrapped, peek_name, refused, reuse},
     resource::{ByKind, Kind, Received, Resource},
 };
 use bytes::Bytes;
-use rustc_hash::{FxHashMap, FxHashSet};
-use std::{sync::Arc, time::Duration};
+use rustc_hash::FxHashMap;
+use std::time::Duration;
 use tokio::{task::yield_now, time::Instant};
 
 /// "decode yields every 64 resources or 1 ms": the thread also carries other streams and the driver.
@@ -19,54 +20,48 @@ const YIELD: (usize, Duration) = (64, Duration::from_millis(1));
 #[derive(Debug)]
 pub(super) struct Decoder {
     context: DecodeContext,
-    held: ByKind<Held>,
+    held: ByKind<FxHashMap<String, Last>>,
 }
 
-/// The last news about each name of one kind.
-#[derive(Debug, Default)]
-struct Held {
-    by_bytes: FxHashMap<Bytes, Received>,
-    by_name: FxHashMap<String, Last>,
-}
-
+/// The last news about a name.
 #[derive(Debug)]
 struct Last {
-    bytes: Bytes,
+    /// As it was without its wrapper.
+    received: Received,
+    /// Of the wrapper; empty without one.
+    version: String,
     /// The last valid value, also when newer bytes were invalid.
     good: Option<Resource>,
 }
 
+/// A resource of a response, not decoded yet.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// As it stands in a SotW response: type URL and bytes, which may be those of a wrapper.
+    Any(String, Bytes),
+    /// As it stands in a delta response.
+    Wrapped(Wrapped),
+}
+
 impl Decoder {
     pub(super) fn new(context: DecodeContext) -> Self {
-        Self { context, held: Default::default() }
+        Self { context, held: ByKind::default() }
     }
 
-    /// Forgets what is not in the list.
-    pub(super) fn retain(&mut self, kind: Kind, names: &[Arc<str>]) {
+    /// Forgets what is not asked for.
+    pub(super) fn retain(&mut self, kind: Kind, asked: &Names) {
         let held = self.held.of(kind);
-        if held.by_name.len() > names.len() {
-            let names: FxHashSet<&str> = names.iter().map(|name| &**name).collect();
-            let Held { by_bytes, by_name } = held;
-            by_name.retain(|name, last| {
-                let keep = names.contains(name.as_str());
-                if !keep {
-                    by_bytes.remove(&last.bytes);
-                }
-                keep
-            });
+        if held.len() > asked.len() {
+            held.retain(|name, _| asked.contains(name));
         }
     }
 
-    /// Decodes the resources of one response: type URLs and bytes.
-    pub(super) async fn decode(
-        &mut self,
-        kind: Kind,
-        resources: impl Iterator<Item = (String, Bytes)>,
-    ) -> Vec<Received> {
-        let mut all = Vec::new();
+    /// Decodes the resources of one response.
+    pub(super) async fn decode(&mut self, kind: Kind, resources: Vec<Incoming>) -> Vec<Received> {
+        let mut all = Vec::with_capacity(resources.len());
         let mut since = Instant::now();
-        for (index, (type_url, bytes)) in resources.enumerate() {
-            all.push(self.one(kind, &type_url, bytes));
+        for (index, incoming) in resources.into_iter().enumerate() {
+            all.push(self.one(kind, incoming));
             if index % YIELD.0 == YIELD.0 - 1 || since.elapsed() >= YIELD.1 {
                 yield_now().await;
                 since = Instant::now();
@@ -75,33 +70,140 @@ impl Decoder {
         all
     }
 
-    fn one(&mut self, kind: Kind, type_url: &str, bytes: Bytes) -> Received {
-        let held = self.held.of(kind);
-        // Only the bare form is looked up: equal bytes in a wrapper would be something else.
-        let bare = type_url == kind.type_url();
-        if bare && let Some(received) = held.by_bytes.get(&bytes) {
-            return received.clone();
+    fn one(&mut self, kind: Kind, incoming: Incoming) -> Received {
+        match incoming {
+            Incoming::Wrapped(wrapped) => wrapped.of_the_same_name(self.wrapped(kind, &wrapped)),
+            Incoming::Any(type_url, bytes) => match Wrapped::unwrap(&type_url, &bytes) {
+                Ok(None) => self.unwrapped(kind, &type_url, &bytes, None),
+                Ok(Some(wrapped)) => self.wrapped(kind, &wrapped),
+                Err(invalid) => refused(None, &bytes, invalid),
+            },
         }
-        let last = peek_name(&bytes).and_then(|name| held.by_name.get(name));
-        let mut received = match last.and_then(|last| held.by_bytes.get(&last.bytes)) {
-            Some(previous) => decode_after(previous, kind, type_url, &bytes, &self.context),
-            None => decode(kind, type_url, &bytes, &self.context),
+    }
+
+    fn wrapped(&mut self, kind: Kind, wrapped: &Wrapped) -> Received {
+        let name = Some(wrapped.name.as_str()).filter(|name| !name.is_empty());
+        let received = match &wrapped.resource {
+            Some((type_url, bytes)) => self.unwrapped(kind, type_url, bytes, name),
+            // "a response that doesn't change the resource version. In this case the resource field does not need to be
+            // populated": a heartbeat, which says again what is known.
+            None => match self.held.of(kind).get(&wrapped.name) {
+                Some(last) if last.version == wrapped.version => last.received.clone(),
+                _ => return wrapped.empty(),
+            },
         };
-        let Some(name) = received.name.clone() else { return received };
-        let last = held.by_name.remove(&name);
-        if let Some(last) = &last {
-            held.by_bytes.remove(&last.bytes);
+        if let Some(last) = self.held.of(kind).get_mut(&wrapped.name) {
+            last.version.clone_from(&wrapped.version);
         }
-        let good = last.and_then(|last| last.good);
+        wrapped.around(received)
+    }
+
+    /// `known_as` is what a wrapper, which is off by now, calls the resource.
+    fn unwrapped(&mut self, kind: Kind, type_url: &str, bytes: &Bytes, known_as: Option<&str>) -> Received {
+        let held = self.held.of(kind);
+        let last = known_as.or_else(|| peek_name(bytes)).and_then(|name| held.get(name));
+        let is_of_kind = type_url == kind.type_url();
+        if let Some(last) = last
+            && is_of_kind
+            && last.received.raw == *bytes
+        {
+            return last.received.clone();
+        }
+        let previous = last.map(|last| &last.received);
+        let mut received = decode_unwrapped(previous, kind, type_url, bytes, known_as, &self.context);
+        let Some(name) = received.name.clone() else { return received };
+        let good = held.remove(&name).and_then(|last| last.good);
         received.value = match (received.value, &good) {
             (Ok(new), Some(previous)) => Ok(reuse(previous, new)),
             (value, _) => value,
         };
-        let good = received.value.as_ref().ok().cloned().or(good);
-        if bare {
-            held.by_bytes.insert(bytes.clone(), received.clone());
+        if is_of_kind {
+            let good = received.value.as_ref().ok().cloned().or(good);
+            held.insert(name, Last { received: received.clone(), version: String::new(), good });
         }
-        held.by_name.insert(name, Last { bytes, good });
         received
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use envoy_types::pb::{
+        envoy::service::discovery::v3::Resource as Wrapper,
+        google::protobuf::{Any, Duration as Ttl},
+    };
+    use std::sync::Arc;
+
+    const KIND: Kind = Kind::Endpoints;
+
+    /// A load assignment without endpoints, as delta wraps it.
+    fn wrapper(name: &str, version: &str, inner: &str) -> Wrapper {
+        let value = [&[0x0a, inner.len() as u8], inner.as_bytes()].concat();
+        let resource = Some(Any { type_url: KIND.type_url().to_owned(), value });
+        Wrapper { name: name.to_owned(), version: version.to_owned(), resource, ..Wrapper::default() }
+    }
+
+    fn heartbeat(name: &str, version: &str) -> Wrapper {
+        let ttl = Some(Ttl { seconds: 5, nanos: 0 });
+        Wrapper { resource: None, ttl, ..wrapper(name, version, "") }
+    }
+
+    fn decode(decoder: &mut Decoder, wrapper: Wrapper) -> Received {
+        decoder.one(KIND, Incoming::Wrapped(wrapper.into()))
+    }
+
+    fn value(received: &Received) -> &Arc<crate::resource::ClusterLoadAssignment> {
+        let Ok(Resource::Endpoints(value)) = &received.value else { panic!("{received:?}") };
+        value
+    }
+
+    fn complaint(received: Received) -> (Option<String>, String) {
+        (received.name, received.value.expect_err("refused").to_string())
+    }
+
+    #[test]
+    fn equal_bytes_are_the_same_value_with_the_newest_version() {
+        let mut decoder = Decoder::new(DecodeContext::default());
+        let first = decode(&mut decoder, wrapper("a", "1", "a"));
+        let again = decode(&mut decoder, wrapper("a", "2", "a"));
+        assert!(Arc::ptr_eq(value(&first), value(&again)));
+        assert_eq!((first.version.as_deref(), again.version.as_deref()), (Some("1"), Some("2")));
+        // Also when one of them came bare.
+        let bare = decoder.one(KIND, Incoming::Any(KIND.type_url().to_owned(), again.raw.clone()));
+        assert!(Arc::ptr_eq(value(&first), value(&bare)));
+        assert_eq!(bare.version, None);
+    }
+
+    #[test]
+    fn a_heartbeat_says_again_what_is_known_and_its_ttl_is_reported() {
+        let mut decoder = Decoder::new(DecodeContext::default());
+        let first = decode(&mut decoder, wrapper("a", "1", "a"));
+        let beat = decode(&mut decoder, heartbeat("a", "1"));
+        assert!(Arc::ptr_eq(value(&first), value(&beat)));
+        assert_eq!(beat.ignored.iter().map(|field| &*field.path).collect::<Vec<_>>(), ["ttl"]);
+        for unknown in [heartbeat("a", "2"), heartbeat("b", "1")] {
+            let (name, why) = complaint(decode(&mut decoder, unknown));
+            assert!(name.is_some() && why.contains("wrapper is empty"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_resource_that_its_wrapper_calls_otherwise_is_refused_under_the_wrappers_name() {
+        let mut decoder = Decoder::new(DecodeContext::default());
+        let (name, why) = complaint(decode(&mut decoder, wrapper("a", "1", "b")));
+        assert_eq!((name.as_deref(), &*why), (Some("a"), "name: the resource in the wrapper is named \"b\""));
+        assert!(decode(&mut decoder, wrapper("", "1", "b")).value.is_ok(), "a wrapper need not have a name");
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_forgotten() {
+        let mut decoder = Decoder::new(DecodeContext::default());
+        for name in ["a", "b", "c"] {
+            decode(&mut decoder, wrapper(name, "1", name));
+        }
+        decoder.retain(KIND, &Names::List([Arc::from("a"), Arc::from("c")].into()));
+        assert_eq!(decoder.held.of(KIND).len(), 2);
+        assert!(decode(&mut decoder, heartbeat("c", "1")).value.is_ok());
+        assert!(decode(&mut decoder, heartbeat("b", "1")).value.is_err());
     }
 }

@@ -1,14 +1,19 @@
 //! The conversation with a control plane over one ADS stream.
 //!
 //! `protocol` knows what to say and `backoff` when to try again, both without I/O; `stream` is the task that
-//! dials, decodes and carries the words, `wire` tells it when the transport took one. This room does NOT decide what is needed or what survives an error.
+//! dials and decodes, `messages` spells the words, `wire` tells when the transport took them. This room does NOT
+//! decide what is needed or what survives an error.
 
+mod asked;
 mod backoff;
 mod connect;
 mod decoder;
+mod messages;
 mod protocol;
 mod stream;
 mod wire;
 
+#[cfg(test)]
+pub(crate) use protocol::Asks;
 pub(crate) use protocol::{Protocol, Request, Verdict};
 pub(crate) use stream::{Event, Response, StreamTask};

@@ -8,38 +8,26 @@
 //!  └──────┴──────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Protobuf ends here: the driver gets `Received`. The task does NOT know subscriptions, versions or nonces.
+//! Protobuf ends here and in `messages`: the driver gets `Received`. The task is the same for both variants of ADS, and it
+//! does NOT know subscriptions, versions or nonces.
 
 use super::{
+    asked::{Asked, Names},
     backoff::{Again, Backoff},
     connect,
-    decoder::Decoder,
+    decoder::{Decoder, Incoming},
+    messages::{self, Frame},
     protocol::Request,
     wire::{Outgoing, wire},
 };
 use crate::{
-    bootstrap::{Bootstrap, Node, Server},
+    bootstrap::{Bootstrap, Node, Server, Transport},
     decode::DecodeContext,
-    resource::{ByKind, Kind, Received, ReportedError},
+    resource::{Kind, Received, ReportedError},
 };
-use envoy_types::pb::{
-    envoy::{
-        config::core::v3 as core,
-        service::discovery::v3::{
-            DiscoveryRequest, DiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-        },
-    },
-    google::{
-        protobuf::{self, value::Kind as JsonKind},
-        rpc,
-    },
-};
-use futures_util::FutureExt;
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use futures_util::{FutureExt, Stream, TryStreamExt};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
     sync::{
@@ -49,7 +37,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use tonic::{Streaming, codegen::http::Uri};
+use tonic::{Status, codegen::http::Uri};
 
 /// Between a panic of the task and its next start.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -72,13 +60,16 @@ pub(crate) enum Event {
     Disconnected { cause: Option<String> },
 }
 
-/// A decoded `DiscoveryResponse`.
+/// A decoded `DiscoveryResponse` or `DeltaDiscoveryResponse`.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) kind: Kind,
+    /// Of the whole; a resource may have its own.
     pub(crate) version: Arc<str>,
     pub(crate) nonce: Arc<str>,
     pub(crate) resources: Vec<Received>,
+    /// Delta: what is not there, or not any more.
+    pub(crate) removed: Vec<String>,
     pub(crate) errors: Vec<ReportedError>,
 }
 
@@ -157,9 +148,6 @@ enum End {
     Orphaned,
 }
 
-/// The names that were last asked for, by kind.
-type Asked = Mutex<ByKind<Arc<[Arc<str>]>>>;
-
 impl AdsStream {
     async fn run(mut self) {
         loop {
@@ -204,15 +192,38 @@ impl AdsStream {
         if self.events.send(Event::Connected(requests)).await.is_err() {
             return End::Orphaned;
         }
-        let opened = Instant::now();
-        let (to_wire, messages) = wire();
         let mut client = AggregatedDiscoveryServiceClient::with_origin(connection, origin(&server))
             .max_decoding_message_size(self.bootstrap.transport.max_message_size);
+        match server.transport() {
+            Transport::Sotw => {
+                let (to_wire, messages) = wire();
+                let call = client.stream_aggregated_resources(messages);
+                let open = async { Ok(call.await?.into_inner().map_ok(Frame::from)) };
+                self.converse(outbox, to_wire, messages::sotw, open).await
+            }
+            Transport::Delta => {
+                let (to_wire, messages) = wire();
+                let call = client.delta_aggregated_resources(messages);
+                let open = async { Ok(call.await?.into_inner().map_ok(Frame::from)) };
+                self.converse(outbox, to_wire, messages::delta, open).await
+            }
+        }
+    }
+
+    /// Both directions of one stream, whichever its messages are.
+    async fn converse<M, S: Stream<Item = Result<Frame, Status>>>(
+        &mut self,
+        outbox: UnboundedReceiver<Request>,
+        to_wire: Outgoing<M>,
+        message: fn(Request, &Node) -> Option<M>,
+        open: impl Future<Output = Result<S, Status>>,
+    ) -> End {
+        let opened = Instant::now();
         let asked = Asked::default();
-        let write = write(outbox, to_wire, self.events.clone(), &self.bootstrap.node, &asked);
+        let write = write(outbox, to_wire, message, self.events.clone(), &self.bootstrap.node, &asked);
         let read = async {
-            match client.stream_aggregated_resources(messages).await {
-                Ok(responses) => read(responses.into_inner(), opened, &mut self.decoder, &self.events, &asked).await,
+            match open.await {
+                Ok(responses) => read(responses, opened, &mut self.decoder, &self.events, &asked).await,
                 Err(status) => End::Failed(describe(&status)),
             }
         };
@@ -225,17 +236,20 @@ impl AdsStream {
 }
 
 /// Carries requests to the transport and reports each one that it took.
-async fn write(
+async fn write<M>(
     mut outbox: UnboundedReceiver<Request>,
-    wire: Outgoing<DiscoveryRequest>,
+    wire: Outgoing<M>,
+    message: fn(Request, &Node) -> Option<M>,
     events: mpsc::Sender<Event>,
     node: &Node,
     asked: &Asked,
 ) {
     while let Some(request) = outbox.recv().await {
         let (kind, serial) = (request.kind, request.serial);
-        *asked.lock().unwrap_or_else(PoisonError::into_inner).of(kind) = Arc::clone(&request.names);
-        if !wire.take(message(request, node)).await {
+        asked.note(&request);
+        // The machine behind this stream speaks its variant; in any other words there is nothing to say.
+        let Some(message) = message(request, node) else { continue };
+        if !wire.take(message).await {
             return std::future::pending().await;
         }
         if events.send(Event::Sent { kind, serial }).await.is_err() {
@@ -244,42 +258,35 @@ async fn write(
     }
 }
 
-/// The kind behind a type URL, and the names that were last asked for.
-fn find(asked: &Asked, type_url: &str) -> Option<(Kind, Arc<[Arc<str>]>)> {
-    let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-    asked.iter().find(|(kind, _)| kind.type_url() == type_url).map(|(kind, names)| (kind, Arc::clone(names)))
-}
-
 async fn read(
-    mut responses: Streaming<DiscoveryResponse>,
+    responses: impl Stream<Item = Result<Frame, Status>>,
     opened: Instant,
     decoder: &mut Decoder,
     events: &mpsc::Sender<Event>,
     asked: &Asked,
 ) -> End {
+    let mut responses = pin!(responses);
     let mut answered = false;
     loop {
-        let response = match responses.message().await {
-            Ok(Some(response)) => response,
+        let frame = match responses.try_next().await {
+            Ok(Some(frame)) => frame,
             Ok(None) if answered => return End::Answered { opened, why: "the server ended the stream".to_owned() },
             Err(status) if answered => return End::Answered { opened, why: describe(&status) },
             Ok(None) => return End::Failed("the stream ended without a response".to_owned()),
             Err(status) => return End::Failed(describe(&status)),
         };
         answered = true;
-        let Some((kind, names)) = find(asked, &response.type_url) else {
-            tracing::debug!(type_url = response.type_url, "response of a type that was never requested");
+        let Frame { type_url, version, nonce, mut resources, removed, errors } = frame;
+        let Some(kind) = asked.kind(&type_url) else {
+            tracing::debug!(type_url, "response of a type that was never requested");
             continue;
         };
-        decoder.retain(kind, &names);
-        let resources = response.resources.into_iter().map(|any| (any.type_url, any.value.into()));
-        let response = Response {
-            kind,
-            version: response.version_info.into(),
-            nonce: response.nonce.into(),
-            resources: decoder.decode(kind, resources).await,
-            errors: response.resource_errors.into_iter().filter_map(reported).collect(),
-        };
+        asked.with(kind, |names| {
+            decoder.retain(kind, names);
+            resources.retain(|incoming| is_worth_decoding(incoming, names));
+        });
+        let resources = decoder.decode(kind, resources).await;
+        let response = Response { kind, version, nonce, resources, removed, errors };
         // One slot: "do not read the next ADS message until all watchers have processed the previous one" - A57.
         if events.send(Event::Response(response)).await.is_err() {
             return End::Orphaned;
@@ -287,61 +294,15 @@ async fn read(
     }
 }
 
-// === Protobuf ===
-
-fn message(request: Request, node: &Node) -> DiscoveryRequest {
-    DiscoveryRequest {
-        version_info: request.version.to_string(),
-        // "First request on each stream carries Node" - A27; istiod reads it from nowhere else.
-        node: request.with_node.then(|| node_message(node)),
-        resource_names: request.names.iter().map(|name| name.to_string()).collect(),
-        type_url: request.kind.type_url().to_owned(),
-        response_nonce: request.nonce.to_string(),
-        // INVALID_ARGUMENT, as gRPC sends.
-        error_detail: request.nack.map(|message| rpc::Status { code: 3, message, details: Vec::new() }),
-        ..DiscoveryRequest::default()
+/// A delta subscription of which istiod has forgotten the last name brings everything there is.
+fn is_worth_decoding(incoming: &Incoming, names: &Names) -> bool {
+    match incoming {
+        Incoming::Any(..) => true,
+        // An xdstp name has more than one spelling.
+        Incoming::Wrapped(wrapped) => {
+            wrapped.name.is_empty() || wrapped.name.starts_with("xdstp:") || names.contains(&wrapped.name)
+        }
     }
-}
-
-fn node_message(node: &Node) -> core::Node {
-    let locality =
-        core::Locality { region: node.region.clone(), zone: node.zone.clone(), sub_zone: node.sub_zone.clone() };
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    core::Node {
-        id: node.id.clone(),
-        cluster: node.cluster.clone(),
-        metadata: (!node.metadata.is_empty()).then(|| structure(&node.metadata)),
-        locality: (locality != core::Locality::default()).then_some(locality),
-        user_agent_name: env!("CARGO_PKG_NAME").to_owned(),
-        user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(version)),
-        client_features: vec![
-            "envoy.lb.does_not_support_overprovisioning".to_owned(),
-            "xds.config.resource-in-sotw".to_owned(),
-        ],
-        ..core::Node::default()
-    }
-}
-
-fn structure(map: &serde_json::Map<String, serde_json::Value>) -> protobuf::Struct {
-    protobuf::Struct { fields: map.iter().map(|(key, value)| (key.clone(), json(value))).collect() }
-}
-
-fn json(value: &serde_json::Value) -> protobuf::Value {
-    use serde_json::Value;
-    let kind = match value {
-        Value::Null => JsonKind::NullValue(0),
-        Value::Bool(value) => JsonKind::BoolValue(*value),
-        Value::Number(number) => JsonKind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
-        Value::String(text) => JsonKind::StringValue(text.clone()),
-        Value::Array(values) => JsonKind::ListValue(protobuf::ListValue { values: values.iter().map(json).collect() }),
-        Value::Object(map) => JsonKind::StructValue(structure(map)),
-    };
-    protobuf::Value { kind: Some(kind) }
-}
-
-fn reported(error: envoy_types::pb::envoy::service::discovery::v3::ResourceError) -> Option<ReportedError> {
-    let (name, detail) = (error.resource_name?.name, error.error_detail.unwrap_or_default());
-    Some(ReportedError { name, code: detail.code, message: detail.message })
 }
 
 /// The `:authority` of the call.
@@ -357,7 +318,7 @@ fn origin(server: &Server) -> Uri {
 }
 
 /// "Control-plane status codes must not leak" (A54): they become words.
-fn describe(status: &tonic::Status) -> String {
+fn describe(status: &Status) -> String {
     format!("the stream failed with {:?}: {}", status.code(), status.message())
 }
 

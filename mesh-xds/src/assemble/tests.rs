@@ -57,7 +57,13 @@ impl Room {
     }
 
     fn tell_received(&mut self, kind: Kind, name: &str, value: Result<Resource, Invalid>) {
-        let received = Received { name: Some(name.to_owned()), value, ignored: Vec::new(), raw: bytes::Bytes::new() };
+        let received = Received {
+            name: Some(name.to_owned()),
+            value,
+            version: None,
+            ignored: Vec::new(),
+            raw: bytes::Bytes::new(),
+        };
         if self.cache.received(kind, name, received, &said()).visible {
             self.assembler.changed(kind, name);
         }

@@ -12,7 +12,7 @@ mod server;
 
 pub use builder::BootstrapBuilder;
 pub use server::ServerAddress;
-pub(crate) use server::{Feature, Server};
+pub(crate) use server::{Feature, Server, Transport};
 
 use crate::resource::Invalid;
 use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, time::Duration};
@@ -120,6 +120,11 @@ impl Bootstrap {
     /// The preferred server, for people.
     pub(crate) fn server_name(&self) -> String {
         self.servers.first().map(|server| server.address.to_string()).unwrap_or_default()
+    }
+
+    /// Which variant of ADS the preferred server speaks.
+    pub(crate) fn transport(&self) -> Transport {
+        self.servers.first().map_or(Transport::Sotw, Server::transport)
     }
 
     /// What the preferred server is known to do.

@@ -13,6 +13,22 @@ pub(crate) struct Server {
     pub(crate) features: Vec<Feature>,
 }
 
+impl Server {
+    /// Which variant of ADS it speaks.
+    pub(crate) fn transport(&self) -> Transport {
+        if self.features.contains(&Feature::DeltaAds) { Transport::Delta } else { Transport::Sotw }
+    }
+}
+
+/// A variant of ADS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// State of the world: `StreamAggregatedResources`.
+    Sotw,
+    /// Incremental: `DeltaAggregatedResources`.
+    Delta,
+}
+
 /// The `server_features` that change what the client does. The others (`xds_v3`, `ignore_resource_deletion`,
 /// which is A88's default) mean nothing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +37,14 @@ pub(crate) enum Feature {
     FailOnDataErrors,
     /// A88: the does-not-exist timer is 30 s and means UNAVAILABLE.
     ResourceTimerIsTransient,
+    /// The server is asked by the incremental variant of ADS. The gRFCs have no word for it.
+    DeltaAds,
 }
 
 impl Feature {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
+            "delta_ads" => Some(Self::DeltaAds),
             "fail_on_data_errors" => Some(Self::FailOnDataErrors),
             // The gRFC's text and the implementations disagree about the last word.
             "resource_timer_is_transient_error" | "resource_timer_is_transient_failure" => {

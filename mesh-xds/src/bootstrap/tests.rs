@@ -128,3 +128,12 @@ async fn a_file_that_appears_late_is_waited_for_and_a_malformed_one_is_not() {
     assert_eq!(before.elapsed(), Duration::ZERO);
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+#[test]
+fn a_server_speaks_sotw_unless_it_is_said_to_speak_delta() {
+    let creds = r#""channel_creds":[{"type":"insecure"}]"#;
+    for (features, transport) in [(r#"["xds_v3"]"#, Transport::Sotw), (r#"["xds_v3","delta_ads"]"#, Transport::Delta)] {
+        let server = format!(r#"{{"server_uri":"a:1",{creds},"server_features":{features}}}"#);
+        assert_eq!(with_server(&server).unwrap().transport(), transport, "{features}");
+    }
+}

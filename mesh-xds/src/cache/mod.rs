@@ -167,13 +167,40 @@ impl Cache {
         };
         let names: Vec<_> = self.entries.of(kind).iter().filter_map(gone).collect();
         let delete = |name: Arc<str>| {
-            // "LDS/CDS omission: n/a | ambient (NOT_FOUND), keep | Err, drop cache" - A88.
-            let text = format_args!("was deleted by the control plane");
-            let change =
-                self.failed(kind, &name, State::DoesNotExist, Droppable::Yes, &text, Attempt::without_resource(said));
+            let change = self.removed(kind, &name, said);
             (name, change)
         };
         names.into_iter().map(delete).collect()
+    }
+
+    /// The server said that a subscribed resource is not there.
+    pub(crate) fn removed(&mut self, kind: Kind, name: &str, said: &Said) -> Change {
+        // "LDS/CDS omission: n/a | ambient (NOT_FOUND), keep | Err, drop cache" - A88. Delta can say it of every type, and
+        // of a resource that never came, which then need not be waited for.
+        let text = match self.entries.of(kind).get(name).map(|entry| (entry.state, &entry.value)) {
+            // Said before, perhaps of a value that was dropped then.
+            Some((State::DoesNotExist, _)) | None => return Change::default(),
+            Some((_, Some(_))) => format_args!("was deleted by the control plane"),
+            Some((_, None)) => format_args!("does not exist: the control plane says so"),
+        };
+        self.failed(kind, name, State::DoesNotExist, Droppable::Yes, &text, Attempt::without_resource(said))
+    }
+
+    /// Whether there is a value that, as far as the server has said, the server has too.
+    pub(crate) fn holds(&self, kind: Kind, name: &str) -> bool {
+        self.held(kind, name).is_some()
+    }
+
+    /// The version of such a value, if it has one.
+    pub(crate) fn held_version(&self, kind: Kind, name: &str) -> Option<Arc<str>> {
+        let version = &self.held(kind, name)?.version;
+        (!version.is_empty()).then(|| Arc::clone(version))
+    }
+
+    fn held(&self, kind: Kind, name: &str) -> Option<&Attempt> {
+        let entry = self.entries.get(kind)?.get(name)?;
+        // A NACK leaves the value of before. After a deletion or an error even the same value would be news.
+        entry.accepted.as_ref().filter(|_| matches!(entry.state, State::Acked | State::Nacked))
     }
 
     /// The server reported an error for a subscribed resource.

@@ -23,7 +23,7 @@ fn value(max_requests: u32) -> Resource {
 }
 
 fn received(value: Result<Resource, Invalid>) -> Received {
-    Received { name: Some("c".to_owned()), value, ignored: Vec::new(), raw: Bytes::new() }
+    Received { name: Some("c".to_owned()), value, version: None, ignored: Vec::new(), raw: Bytes::new() }
 }
 
 /// A response of this version, now.

@@ -62,7 +62,7 @@ mod tests {
     fn a_nack_of_ten_thousand_resources_is_short_and_counts_them() {
         let mut complaints = Complaints::default();
         let value = Err(Invalid::new("unknown enum value 77").within("lb_policy"));
-        let received = Received { name: None, value, ignored: Vec::new(), raw: bytes::Bytes::new() };
+        let received = Received { name: None, value, version: None, ignored: Vec::new(), raw: bytes::Bytes::new() };
         for number in 0..10_000 {
             complaints.add(Kind::Cluster, &format!("c{number}"), &received);
         }

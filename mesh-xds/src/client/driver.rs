@@ -69,7 +69,7 @@ struct Watched {
 
 impl Driver {
     pub(super) fn new(bootstrap: Arc<Bootstrap>, shared: Arc<Mutex<Shared>>, runtime: Handle) -> Self {
-        let core = Core::new(bootstrap.resource_timeout());
+        let core = Core::new(bootstrap.transport(), bootstrap.resource_timeout());
         Self {
             bootstrap,
             runtime,

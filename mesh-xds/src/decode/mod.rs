@@ -20,20 +20,18 @@ mod scope;
 mod tls;
 mod unchanged;
 mod wire;
+mod wrapper;
 
 pub use reuse::reuse;
+pub(crate) use wrapper::Wrapped;
 
 use crate::resource::{Invalid, Kind, Received, Resource};
 use basics::type_name;
 use bytes::Bytes;
-use envoy_types::pb::envoy::{
-    config::{
-        cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
-        route::v3::RouteConfiguration,
-    },
-    service::discovery::v3::Resource as Wrapper,
+use envoy_types::pb::envoy::config::{
+    cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener, route::v3::RouteConfiguration,
 };
-use prost::{Message, Name};
+use prost::Message;
 use scope::Scope;
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -59,18 +57,17 @@ pub struct DecodeContext {
 /// assert!(received.value.is_ok());
 /// ```
 pub fn decode(kind: Kind, type_url: &str, bytes: &Bytes, context: &DecodeContext) -> Received {
-    if type_name(type_url) != Wrapper::full_name() {
-        return decode_bare(kind, type_url, bytes, None, context);
-    }
-    match Wrapper::decode(bytes.clone()) {
-        Ok(Wrapper { name, resource: Some(any), .. }) => {
-            // The wrapper tells the name even when what it holds cannot be read.
-            decode_bare(kind, &any.type_url, &Bytes::from(any.value), Some(name), context)
+    let wrapped = match Wrapped::unwrap(type_url, bytes) {
+        Ok(Some(wrapped)) => wrapped,
+        Ok(None) => return decode_bare(kind, type_url, bytes, None, context),
+        Err(invalid) => return refused(None, bytes, invalid),
+    };
+    match &wrapped.resource {
+        // The wrapper tells the name even when what it holds cannot be read.
+        Some((type_url, bytes)) => {
+            wrapped.around(decode_bare(kind, type_url, bytes, Some(wrapped.name.clone()), context))
         }
-        Ok(Wrapper { name, resource: None, .. }) => {
-            refused(Some(name), bytes, Invalid::new("the Resource wrapper is empty").within("resource"))
-        }
-        Err(error) => refused(None, bytes, Invalid::new(format!("malformed Resource wrapper: {error}"))),
+        None => wrapped.empty(),
     }
 }
 
@@ -85,13 +82,30 @@ pub fn decode_after(
     bytes: &Bytes,
     context: &DecodeContext,
 ) -> Received {
+    fast(previous, kind, type_url, bytes, context).unwrap_or_else(|| decode(kind, type_url, bytes, context))
+}
+
+/// [`decode`] or [`decode_after`], for a resource that came without its wrapper or is out of it: then `known_as` is the
+/// name that the wrapper tells.
+pub(crate) fn decode_unwrapped(
+    previous: Option<&Received>,
+    kind: Kind,
+    type_url: &str,
+    bytes: &Bytes,
+    known_as: Option<&str>,
+    context: &DecodeContext,
+) -> Received {
+    let fast = previous.and_then(|previous| fast(previous, kind, type_url, bytes, context));
+    fast.unwrap_or_else(|| decode_bare(kind, type_url, bytes, known_as.map(str::to_owned), context))
+}
+
+fn fast(previous: &Received, kind: Kind, type_url: &str, bytes: &Bytes, context: &DecodeContext) -> Option<Received> {
     let bare = type_name(type_url) == type_name(kind.type_url());
-    let fast = match kind {
+    match kind {
         Kind::RouteConfig if bare => unchanged::route_config(bytes, context, previous),
         Kind::Endpoints if bare => unchanged::load_assignment(bytes, context, previous),
         _ => None,
-    };
-    fast.unwrap_or_else(|| decode(kind, type_url, bytes, context))
+    }
 }
 
 /// The name that an encoded resource of any kind has, without decoding it; `None` when it is not to be seen.
@@ -141,7 +155,7 @@ fn decode_bare(kind: Kind, type_url: &str, raw: &Bytes, known_as: Option<String>
         ),
         Kind::Other(other) => {
             let (name, value) = other.decode(raw, known_as.filter(|name| !name.is_empty()));
-            Received { name, value, ignored: Vec::new(), raw: raw.clone() }
+            Received { name, value, version: None, ignored: Vec::new(), raw: raw.clone() }
         }
     }
 }
@@ -160,9 +174,11 @@ fn decode_as<M: Message + Default>(
     let name = Some(name(&message).clone()).filter(|name| !name.is_empty()).or(known_as);
     let mut scope = Scope::new(context);
     let value = validate(message, &mut scope);
-    Received { name, value, ignored: scope.into_ignored(), raw: raw.clone() }
+    Received { name, value, version: None, ignored: scope.into_ignored(), raw: raw.clone() }
 }
 
-fn refused(name: Option<String>, raw: &Bytes, invalid: Invalid) -> Received {
-    Received { name: name.filter(|name| !name.is_empty()), value: Err(invalid), ignored: Vec::new(), raw: raw.clone() }
+/// A resource that cannot be used.
+pub(crate) fn refused(name: Option<String>, raw: &Bytes, invalid: Invalid) -> Received {
+    let name = name.filter(|name| !name.is_empty());
+    Received { name, value: Err(invalid), version: None, ignored: Vec::new(), raw: raw.clone() }
 }

@@ -101,8 +101,11 @@ pub struct OtherType(&'static Table);
 
 struct Table {
     type_url: &'static str,
-    decode: fn(&[u8]) -> Result<(Option<String>, Arc<dyn Value>), Invalid>,
+    decode: fn(&[u8]) -> Result<Decoded, Invalid>,
 }
+
+/// A value, and its name if it says one.
+type Decoded = (Option<String>, Arc<dyn Value>);
 
 /// Where the table of a type lives.
 struct Vtable<T>(T);

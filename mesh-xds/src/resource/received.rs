@@ -5,6 +5,7 @@
 
 use super::{IgnoredField, Invalid, Resource};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// A resource that arrived, valid or not.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +14,8 @@ pub struct Received {
     pub name: Option<String>,
     /// The validated value, or why it must be NACKed.
     pub value: Result<Resource, Invalid>,
+    /// The resource's own version, when it came in a wrapper that tells one.
+    pub version: Option<Arc<str>>,
     /// Fields that are set and have no effect here: the first place of each.
     pub ignored: Vec<IgnoredField>,
     /// The resource as it came, without its wrapper.
@@ -26,4 +29,11 @@ pub(crate) struct ReportedError {
     /// A gRPC status code.
     pub(crate) code: i32,
     pub(crate) message: String,
+}
+
+impl ReportedError {
+    /// Whether it says that there is no such resource.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code == 5
+    }
 }

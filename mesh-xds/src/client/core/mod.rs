@@ -12,6 +12,7 @@ use super::{TargetName, complaints::Complaints};
 use crate::{
     ads::{Protocol, Request, Response, Verdict},
     assemble::{Assembler, TargetId},
+    bootstrap::Transport,
     cache::{Cache, Change, Said},
     log::Limiter,
     resource::{Kind, Received},
@@ -55,9 +56,9 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(super) fn new(transport: Transport, timeout: Duration) -> Self {
         Self {
-            protocol: Protocol::new(timeout),
+            protocol: Protocol::new(transport, timeout),
             assembler: Assembler::default(),
             timeout,
             errors: Limiter::default(),
@@ -71,7 +72,7 @@ impl Core {
         match input {
             Input::Added(id, TargetName { listener, authority }) => self.assembler.add(id, listener, authority),
             Input::Removed(id) => self.assembler.remove(id),
-            Input::Connected => self.protocol.connected(),
+            Input::Connected => self.protocol.connected(|kind, name| cache.held_version(kind, name)),
             Input::Sent { kind, serial } => self.protocol.sent(kind, serial, now),
             Input::Received(response) => self.received(response, cache, now),
             Input::Disconnected { cause } => self.disconnected(cause, cache),
@@ -133,7 +134,7 @@ impl Core {
     }
 
     fn received(&mut self, response: Response, cache: &mut Cache, now: Instant) {
-        let Response { kind, version, nonce, resources, errors } = response;
+        let Response { kind, version, nonce, resources, removed, errors } = response;
         if !self.protocol.asked(kind) {
             // "Response with a type URL never requested: neither ACK nor NACK" - grpc-go.
             return;
@@ -144,6 +145,14 @@ impl Core {
         let said = Said { version: Arc::clone(&version), at: now };
         let mut present = FxHashSet::default();
         let mut complaints = Complaints::default();
+        // First: should a response remove what it also brings, then it is there.
+        for name in removed {
+            if self.protocol.is_subscribed(kind, &name) {
+                self.protocol.removed(kind, &name, cache.holds(kind, &name));
+                let change = cache.removed(kind, &name, &said);
+                self.changed(kind, &name, change, now);
+            }
+        }
         for received in resources {
             let Received { name: Some(name), .. } = &received else {
                 // "a resource that cannot be decoded has no name, .. and affects no watcher" - A46.
@@ -156,6 +165,7 @@ impl Core {
             let name = name.clone();
             complaints.add(kind, &name, &received);
             self.protocol.answered(kind, &name);
+            let said = Said { version: received.version.clone().unwrap_or_else(|| Arc::clone(&version)), at: now };
             let change = cache.received(kind, &name, received, &said);
             self.changed(kind, &name, change, now);
             present.insert(name);
@@ -164,13 +174,18 @@ impl Core {
             if !self.protocol.is_subscribed(kind, &error.name) {
                 continue;
             }
-            self.protocol.answered(kind, &error.name);
+            // "a status of NOT_FOUND should be treated the same as .. removed_resources" - DeltaDiscoveryResponse.
+            if error.is_not_found() {
+                self.protocol.removed(kind, &error.name, cache.holds(kind, &error.name));
+            } else {
+                self.protocol.answered(kind, &error.name);
+            }
             let change = cache.reported(kind, &error, &said);
             self.changed(kind, &error.name, change, now);
             present.insert(error.name);
         }
         // A resource without a name may be any of those that seem to be missing.
-        if kind.is_full_state() && !complaints.any_nameless() {
+        if self.protocol.absence_is_deletion(kind) && !complaints.any_nameless() {
             for (name, change) in cache.omitted(kind, |name| present.contains(name), &said) {
                 self.changed(kind, &name, change, now);
             }

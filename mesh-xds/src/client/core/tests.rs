@@ -7,7 +7,10 @@ use crate::resource::{
     Forward, Health, HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind, Locality,
     PathMatch, Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
 };
-use crate::{ads::Request, snapshot::Snapshot};
+use crate::{
+    ads::{Asks, Request},
+    snapshot::Snapshot,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -111,7 +114,7 @@ impl Server {
     fn hears(&mut self, request: &Request, world: &World) {
         assert_eq!(request.with_node, !self.saw_node, "node in the first request only");
         self.saw_node = true;
-        let names: BTreeSet<String> = request.names.iter().map(|name| name.to_string()).collect();
+        let names = listed(request);
         assert!(!(names.is_empty() && request.kind.is_full_state()), "an empty LDS or CDS list is a wildcard");
         self.unanswered.remove(&*request.nonce);
         let served = self.types.of(request.kind);
@@ -142,16 +145,23 @@ impl Server {
         self.unanswered.insert(served.nonce.clone());
         let received = |(name, number): (String, u32)| {
             let value = resource(kind, &name, number);
-            Received { name: Some(name), value, ignored: Vec::new(), raw: bytes::Bytes::new() }
+            Received { name: Some(name), value, version: None, ignored: Vec::new(), raw: bytes::Bytes::new() }
         };
         self.wire.push_back(Response {
             kind,
             version: served.nonce.as_str().into(),
             nonce: served.nonce.as_str().into(),
             resources: due.into_iter().map(received).collect(),
+            removed: Vec::new(),
             errors: Vec::new(),
         });
     }
+}
+
+/// The names of a SotW request.
+fn listed(request: &Request) -> BTreeSet<String> {
+    let Asks::All { names, .. } = &request.asks else { panic!("the server speaks SotW: {request:?}") };
+    names.iter().map(|name| name.to_string()).collect()
 }
 
 /// A client, the control plane, and what lies between them.
@@ -167,7 +177,7 @@ struct Simulation {
 impl Simulation {
     fn new() -> Self {
         Self {
-            core: Core::new(Duration::from_secs(15)),
+            core: Core::new(Transport::Sotw, Duration::from_secs(15)),
             cache: Cache::new("n", &[]),
             now: Instant::now(),
             targets: BTreeMap::new(),
@@ -223,7 +233,7 @@ impl Simulation {
     fn carry_request(&mut self, world: &World) -> bool {
         let (Some(server), Some(request)) = (&mut self.server, self.requests.pop_front()) else { return false };
         server.hears(&request, world);
-        server.types.of(request.kind).said = request.names.iter().map(|name| name.to_string()).collect();
+        server.types.of(request.kind).said = listed(&request);
         self.turn(Input::Sent { kind: request.kind, serial: request.serial });
         true
     }

@@ -60,6 +60,7 @@ pub(in crate::decode) fn load_assignment(
         Received {
             name: Some(old.name.clone()),
             value: Ok(Resource::Endpoints(Arc::new(value))),
+            version: None,
             ignored: Vec::new(),
             raw: raw.clone(),
         }

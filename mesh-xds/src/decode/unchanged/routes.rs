@@ -68,7 +68,7 @@ pub(in crate::decode) fn route_config(raw: &Bytes, context: &DecodeContext, prev
     }
     let name = rest.name.clone();
     let value = Resource::RouteConfig(Arc::new(RouteConfig { virtual_hosts, ..rest }));
-    Some(Received { name: Some(name), value: Ok(value), ignored, raw: raw.clone() })
+    Some(Received { name: Some(name), value: Ok(value), version: None, ignored, raw: raw.clone() })
 }
 
 /// The index and the rest of a path below `virtual_hosts`.
