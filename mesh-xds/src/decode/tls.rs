@@ -84,6 +84,10 @@ fn tls_socket(socket: &core_pb::TransportSocket, scope: &mut Scope<'_>) -> Resul
 
 fn upstream_tls_context(any: &Any, scope: &mut Scope<'_>) -> Result<(), Invalid> {
     let context: UpstreamTlsContext = unpack(any, scope)?;
+    // "sni longer than 255 chars -> CDS NACK" - A101
+    if context.sni.len() > 255 {
+        return Err(scope.invalid_at("sni", format!("{} characters are more than 255", context.sni.len())));
+    }
     let Some(common) = &context.common_tls_context else {
         return Err(scope.invalid_at("common_tls_context", "must be set"));
     };
