@@ -24,5 +24,5 @@ pub use bootstrap::{Bootstrap, BootstrapBuilder, BootstrapError, ServerAddress};
 pub use client::{Closed, TargetName, TargetWatch, XdsClient};
 pub use in_process::InProcess;
 pub use log::Limiter;
-pub use snapshot::{ClusterConfig, ClusterError, ResolvedCluster, Snapshot, Target};
+pub use snapshot::{ClusterConfig, ClusterError, Leaves, ResolvedCluster, Snapshot, Target};
 pub use status::{ResourceFailure, ResourceState, ResourceStatus, ServerStatus, Status, StreamState};

@@ -25,16 +25,49 @@ pub struct Snapshot {
     pub clusters: FxHashMap<ClusterName, Arc<ClusterConfig>>,
 }
 
-/// One cluster of a snapshot: its resource and endpoints, or why there are none.
+/// One cluster of a snapshot: where its calls can go, or why nowhere.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterConfig {
     /// The cluster's name.
     pub name: ClusterName,
-    /// The resource with its endpoints, or the reason for which calls fail.
-    pub state: Result<ResolvedCluster, ClusterError>,
+    /// Resources with their endpoints, or the reason for which calls fail.
+    pub state: Result<Leaves, ClusterError>,
 }
 
-/// A cluster that calls can be sent to.
+/// The clusters whose endpoints take the calls, in order of preference: the cluster itself, or the leaves of an
+/// aggregate (A37). Each brings its own policy, security and limits (A75); one that stayed equal keeps its `Arc`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leaves {
+    /// The one that is preferred.
+    pub first: Arc<ResolvedCluster>,
+    /// Those for fail-over, in order. One leaf is the rule.
+    pub rest: Box<[Arc<ResolvedCluster>]>,
+}
+
+impl Leaves {
+    /// Just one.
+    pub fn one(leaf: Arc<ResolvedCluster>) -> Self {
+        Self { first: leaf, rest: Box::default() }
+    }
+
+    /// All of them, unless there are none.
+    pub fn new(leaves: impl IntoIterator<Item = Arc<ResolvedCluster>>) -> Option<Self> {
+        let mut leaves = leaves.into_iter();
+        Some(Self { first: leaves.next()?, rest: leaves.collect() })
+    }
+
+    /// In order of preference.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ResolvedCluster>> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// Whether these are the very same leaves, by identity.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.rest.len() == other.rest.len() && self.iter().zip(other.iter()).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
+/// A cluster with endpoints, never an aggregate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResolvedCluster {
     /// The CDS resource.

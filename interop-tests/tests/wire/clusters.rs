@@ -151,18 +151,6 @@ features! {
         }
     }
 
-    aggregate {
-        row: "an aggregate cluster, not supported yet, fails its own calls alone", source: "A37, `Cluster.cluster_type`",
-        config: "{clusters: {a: {type: null, eds_cluster_config: null, cluster_type: {name: envoy.clusters.aggregate, typed_config: {
-                    '@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [b]}}}},
-                  routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: ''}, route: {cluster: a}}]}",
-        strip: [("/clusters/a", "{}")],
-        |world| {
-            fails("Unavailable", &["\"a\"", "envoy.clusters.aggregate is not supported", "in-process"], world.call(grpc()).await)?;
-            from("b", world.call(get("/b")).await)
-        }
-    }
-
     // === What is not supported ===
 
     without_effect {

@@ -46,7 +46,7 @@ async fn snapshot(watch: &mut TargetWatch, what: impl Fn(&Snapshot) -> bool) -> 
 fn endpoints(snapshot: &Snapshot) -> BTreeMap<String, BTreeSet<String>> {
     let clusters = snapshot.clusters.values().map(|cluster| {
         let resolved = cluster.state.as_ref().expect("usable");
-        let localities = resolved.endpoints.priorities.iter().flatten();
+        let localities = resolved.first.endpoints.priorities.iter().flatten();
         let addresses = localities.flat_map(|locality| &locality.endpoints).map(|endpoint| endpoint.addresses.first);
         (cluster.name.to_string(), addresses.map(|address| address.to_string()).collect())
     });

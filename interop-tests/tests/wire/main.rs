@@ -3,6 +3,7 @@
 //! Each module is named by what it proves. The parts that a test starts are in the library of this package. It does NOT
 //! hold unit tests.
 
+mod aggregate;
 mod alone;
 mod bad_resources;
 mod balancing;

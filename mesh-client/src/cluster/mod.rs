@@ -128,7 +128,8 @@ impl Cluster {
     #[cfg(feature = "http1")]
     pub(crate) fn http_protocol(&self) -> HttpProtocol {
         match &self.config.borrow().config.state {
-            Ok(resolved) => resolved.cluster.http_protocol,
+            // An aggregate's connections speak what its first leaf says.
+            Ok(leaves) => leaves.first.cluster.http_protocol,
             Err(_) => HttpProtocol::Unspecified,
         }
     }

@@ -1,22 +1,27 @@
 //! A cluster's endpoints: who is there, in which order, and in which state.
 //!
-//! An update zips the old and the new list from both ends and hashes only what is between, so that one changed
+//! A cluster has one leaf, itself, or those that it aggregates; their priorities follow each other in one list (A37).
+//! What a leaf is given stays its own: the same address in two leaves is two endpoints, as each leaf has its own
+//! security. An update of a leaf zips the old and the new list from both ends and hashes only what is between, so that one changed
 //! endpoint of ten thousand costs two walks and no rebuild. States are counted per priority as they change.
 //! No clock, no socket and no task here: the worker brings them.
 
 use super::{
     backend::{Backend, Counted, DialId},
-    wanted::{Wanted, joined},
+    wanted::{Wanted, joined, refusal},
 };
 use crate::{
     balance::{Connections, Turn, priority::ConnectivityState},
     chunks::Chunks,
     endpoint::Endpoint,
 };
-use mesh_xds::resource::{Addresses, ClusterLoadAssignment, DropOverload, LbPolicy};
+use mesh_xds::{
+    ResolvedCluster,
+    resource::{Addresses, DropOverload, LbPolicy},
+};
 use rustc_hash::FxHashMap;
 use slotmap::{SlotMap, new_key_type};
-use std::{ops::Range, sync::Arc};
+use std::{mem, ops::Range, sync::Arc};
 use tokio::{task::AbortHandle, time::Instant};
 
 new_key_type! {
@@ -24,19 +29,38 @@ new_key_type! {
     pub(super) struct Id;
 }
 
+/// Names a priority for as long as its leaf has one at that place, wherever in the list that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Child(u64);
+
 /// The endpoints of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     backends: SlotMap<Id, Backend>,
+    leaves: Vec<Leaf>,
+    /// Of all leaves, one after the other.
+    priorities: Vec<Priority>,
+    last_child: u64,
+}
+
+/// One leaf's endpoints.
+#[derive(Debug)]
+struct Leaf {
+    /// What it was made of.
+    source: Arc<ResolvedCluster>,
     /// In the order of the assignment.
     order: Vec<Id>,
-    priorities: Vec<Priority>,
     drops: Arc<[DropOverload]>,
+    /// Where its priorities are in the list.
+    priorities: Range<usize>,
 }
 
 /// One priority's localities, and how many of its endpoints are in which state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Priority {
+    child: Child,
+    /// Position of its leaf.
+    leaf: usize,
     localities: Vec<Locality>,
     /// Dialled at all.
     active: bool,
@@ -50,7 +74,7 @@ struct Priority {
 }
 
 impl Priority {
-    /// Of the roster's order.
+    /// Of the leaf's order.
     fn members(&self) -> Range<usize> {
         let start = self.localities.first().map_or(0, |first| first.members.start);
         start..self.localities.last().map_or(0, |last| last.members.end)
@@ -61,28 +85,72 @@ impl Priority {
 struct Locality {
     weight: u32,
     turn: Turn,
-    /// Of the roster's order.
+    /// Of the leaf's order.
     members: Range<usize>,
 }
 
 impl Roster {
     // === Updates ===
 
-    /// Takes a new assignment. Endpoints whose addresses stay keep their connection. Returns how many dials were stopped.
-    pub(super) fn update(&mut self, policy: &LbPolicy, assignment: &ClusterLoadAssignment) -> usize {
-        let joined = joined(policy, assignment);
-        let wanted = Wanted::new(assignment, joined.as_deref());
-        let (order, stopped) = self.reconcile(policy, &wanted.addresses);
-        self.order = order;
-        self.drops = assignment.drops.as_slice().into();
-        let before = std::mem::take(&mut self.priorities);
+    /// Takes new leaves. Endpoints whose leaf and addresses stay keep their connection; a leaf that is the same value is
+    /// not looked into. Returns how many dials were stopped.
+    pub(super) fn update<'a>(&mut self, leaves: impl IntoIterator<Item = &'a Arc<ResolvedCluster>>) -> usize {
+        let mut old_leaves = mem::take(&mut self.leaves);
+        let mut old_priorities: Vec<_> = mem::take(&mut self.priorities).into_iter().map(Some).collect();
+        let mut stopped = 0;
+        for source in leaves {
+            let old = old_leaves.iter().position(|old| old.source.cluster.name == source.cluster.name);
+            let old = old.map(|position| old_leaves.swap_remove(position));
+            let range = old.as_ref().map_or(0..0, |old| old.priorities.clone());
+            let before: Vec<_> = old_priorities[range].iter_mut().filter_map(Option::take).collect();
+            stopped += match old {
+                Some(old) if Arc::ptr_eq(&old.source, source) => self.keep_leaf(old, before),
+                old => self.set_leaf(source, old.map(|old| old.order).unwrap_or_default(), before),
+            };
+        }
+        let gone = old_leaves.into_iter().flat_map(|leaf| leaf.order);
+        stopped += self.retire(gone);
+        for index in 0..self.priorities.len() {
+            self.recount(index);
+        }
+        stopped
+    }
+
+    fn keep_leaf(&mut self, leaf: Leaf, priorities: Vec<Priority>) -> usize {
+        let start = self.priorities.len();
+        let position = self.leaves.len();
+        self.priorities.extend(priorities.into_iter().map(|priority| Priority { leaf: position, ..priority }));
+        self.leaves.push(Leaf { priorities: start..self.priorities.len(), ..leaf });
+        0
+    }
+
+    fn set_leaf(&mut self, source: &Arc<ResolvedCluster>, old: Vec<Id>, before: Vec<Priority>) -> usize {
+        let policy = &source.cluster.lb_policy;
+        let joined = joined(policy, &source.endpoints);
+        // No connection may be made or kept for a cluster whose security cannot be honoured.
+        let wanted = match refusal(&source.cluster) {
+            None => Wanted::new(&source.endpoints, joined.as_deref()),
+            Some(_) => Wanted::nothing(),
+        };
+        let (order, stopped) = self.reconcile(policy, &old, &wanted.addresses);
+        let (leaf, start) = (self.leaves.len(), self.priorities.len());
         let mut next = 0;
         for (index, localities) in wanted.priorities.into_iter().enumerate() {
             let old = before.get(index);
+            let child = old.map(|old| old.child).unwrap_or_else(|| {
+                self.last_child += 1;
+                Child(self.last_child)
+            });
             let mut priority = Priority {
+                child,
+                leaf,
+                localities: Vec::with_capacity(localities.len()),
                 active: old.is_some_and(|old| old.active),
+                has_strays: false,
+                ready: 0,
+                failed: 0,
+                total: 0,
                 ready_version: old.map_or(0, |old| old.ready_version) + 1,
-                ..Priority::default()
             };
             for (position, (weight, len)) in localities.into_iter().enumerate() {
                 let members = next..next + len;
@@ -97,32 +165,29 @@ impl Roster {
             }
             self.priorities.push(priority);
         }
-        for index in 0..self.priorities.len() {
-            self.recount(index);
-        }
+        let (source, drops) = (Arc::clone(source), source.endpoints.drops.as_slice().into());
+        self.leaves.push(Leaf { source, order, drops, priorities: start..self.priorities.len() });
         stopped
     }
 
-    /// Forgets every endpoint. Returns how many dials were stopped.
-    pub(super) fn clear(&mut self) -> usize {
-        self.order.clear();
-        self.priorities.clear();
-        self.backends.drain().filter(|(_, backend)| backend.retire()).count()
+    /// Lets go of endpoints that no leaf names any more. Returns how many dials were stopped.
+    fn retire(&mut self, gone: impl IntoIterator<Item = Id>) -> usize {
+        gone.into_iter().filter_map(|id| self.backends.remove(id)).filter(|backend| backend.retire()).count()
     }
 
-    /// Ids for `wanted`, in order: known ones where the addresses are known; the rest of the old ones are retired.
-    fn reconcile(&mut self, policy: &LbPolicy, wanted: &[&Addresses]) -> (Vec<Id>, usize) {
+    /// Ids for `wanted`, in order: those of `old` where the addresses are known; the rest of `old` is retired.
+    fn reconcile(&mut self, policy: &LbPolicy, old: &[Id], wanted: &[&Addresses]) -> (Vec<Id>, usize) {
         let same = |id: &Id, addresses: &Addresses| {
             self.backends.get(*id).is_some_and(|backend| backend.addresses() == addresses)
         };
-        let head = self.order.iter().zip(wanted).take_while(|(id, addresses)| same(id, addresses)).count();
-        let tail = self.order[head..]
+        let head = old.iter().zip(wanted).take_while(|(id, addresses)| same(id, addresses)).count();
+        let tail = old[head..]
             .iter()
             .rev()
             .zip(wanted[head..].iter().rev())
             .take_while(|(id, addresses)| same(id, addresses))
             .count();
-        let between = &self.order[head..self.order.len() - tail];
+        let between = &old[head..old.len() - tail];
         let mut known = FxHashMap::default();
         let mut gone = Vec::new();
         for id in between {
@@ -131,8 +196,7 @@ impl Roster {
             gone.extend(known.insert(backend.addresses().clone(), *id));
         }
         let mut order = Vec::with_capacity(wanted.len());
-        order.extend_from_slice(&self.order[..head]);
-        let kept_tail = self.order[self.order.len() - tail..].to_vec();
+        order.extend_from_slice(&old[..head]);
         for &addresses in &wanted[head..wanted.len() - tail] {
             let kept = known.remove(addresses).or_else(|| match policy {
                 LbPolicy::PickFirst { .. } => self.outlives(&mut known, addresses),
@@ -140,10 +204,9 @@ impl Roster {
             });
             order.push(kept.unwrap_or_else(|| self.backends.insert(Backend::new(Addresses::clone(addresses)))));
         }
-        order.extend(kept_tail);
+        order.extend_from_slice(&old[old.len() - tail..]);
         gone.extend(known.into_values());
-        let stopped =
-            gone.into_iter().filter_map(|id| self.backends.remove(id)).filter(|backend| backend.retire()).count();
+        let stopped = self.retire(gone);
         (order, stopped)
     }
 
@@ -163,7 +226,7 @@ impl Roster {
         let priority = &mut self.priorities[index];
         (priority.ready, priority.failed, priority.total) = (0, 0, 0);
         priority.has_strays = false;
-        for id in &self.order[priority.members()] {
+        for id in &self.leaves[priority.leaf].order[priority.members()] {
             let Some(backend) = self.backends.get_mut(*id) else { continue };
             backend.priority = index;
             backend.counted = backend.counts_as();
@@ -209,7 +272,7 @@ impl Roster {
     pub(super) fn activate(&mut self, index: usize) -> Vec<Id> {
         let Some(priority) = self.priorities.get_mut(index) else { return Vec::new() };
         (priority.active, priority.has_strays) = (true, false);
-        let members = self.order[priority.members()].iter().copied();
+        let members = self.leaves[priority.leaf].order[priority.members()].iter().copied();
         members.filter(|id| self.backends.get_mut(*id).is_some_and(Backend::enqueue)).collect()
     }
 
@@ -218,9 +281,9 @@ impl Roster {
         let Some(priority) = self.priorities.get_mut(index) else { return 0 };
         (priority.active, priority.has_strays) = (false, false);
         priority.ready_version += 1;
-        let mut stopped = 0;
+        let (leaf, mut stopped) = (priority.leaf, 0);
         for position in priority.members() {
-            let id = self.order[position];
+            let id = self.leaves[leaf].order[position];
             if let Some(backend) = self.backends.get_mut(id).filter(|backend| !backend.is_idle()) {
                 stopped += usize::from(backend.rest());
                 self.changed(id);
@@ -252,9 +315,10 @@ impl Roster {
         self.backends.get_mut(id).is_some_and(Backend::readdress)
     }
 
-    /// The endpoint to dial, if `id` still waits for that.
-    pub(super) fn queued(&self, id: Id) -> Option<Arc<Endpoint>> {
-        self.backends.get(id).filter(|backend| backend.is_queued()).map(|backend| Arc::clone(&backend.endpoint))
+    /// The endpoint to dial and the position of its leaf, if `id` still waits for that.
+    pub(super) fn queued(&self, id: Id) -> Option<(Arc<Endpoint>, usize)> {
+        let backend = self.backends.get(id).filter(|backend| backend.is_queued())?;
+        Some((Arc::clone(&backend.endpoint), self.priorities.get(backend.priority)?.leaf))
     }
 
     // Queued => Dialling.
@@ -269,7 +333,22 @@ impl Roster {
     /// Every endpoint, in the order of the assignment.
     #[cfg(test)]
     pub(super) fn ids(&self) -> Vec<Id> {
-        self.order.clone()
+        self.leaves.iter().flat_map(|leaf| leaf.order.iter().copied()).collect()
+    }
+
+    /// The priorities in order, by name.
+    pub(super) fn children(&self) -> impl Iterator<Item = Child> {
+        self.priorities.iter().map(|priority| priority.child)
+    }
+
+    /// The name of a priority.
+    pub(super) fn child(&self, index: usize) -> Option<Child> {
+        self.priorities.get(index).map(|priority| priority.child)
+    }
+
+    /// Where the priority of this name is.
+    pub(super) fn position(&self, child: Child) -> Option<usize> {
+        self.priorities.iter().position(|priority| priority.child == child)
     }
 
     pub(super) fn priorities(&self) -> usize {
@@ -284,8 +363,9 @@ impl Roster {
         self.backends.is_empty()
     }
 
-    pub(super) fn drops(&self) -> Arc<[DropOverload]> {
-        Arc::clone(&self.drops)
+    /// The drops of the leaf that a priority belongs to (A37).
+    pub(super) fn drops(&self, index: usize) -> Arc<[DropOverload]> {
+        self.priorities.get(index).map(|priority| Arc::clone(&self.leaves[priority.leaf].drops)).unwrap_or_default()
     }
 
     /// The aggregated state of a priority, as round_robin reports it.
@@ -305,9 +385,10 @@ impl Roster {
 
     /// Weight, turn and READY connections of each locality of a priority; `before` are those of the last time.
     pub(super) fn ready(&self, index: usize, before: &[Connections]) -> Vec<(u32, Turn, Connections)> {
-        let localities = self.priorities.get(index).map_or(&[][..], |priority| &priority.localities);
+        let Some(priority) = self.priorities.get(index) else { return Vec::new() };
+        let order = &self.leaves[priority.leaf].order;
         let ready = |(position, locality): (usize, &Locality)| {
-            let members = self.order[locality.members.clone()].iter();
+            let members = order[locality.members.clone()].iter();
             let connections = members.filter_map(|id| self.backends.get(*id)?.connection());
             let list = match before.get(position) {
                 Some(before) => before.followed_by(connections),
@@ -315,13 +396,13 @@ impl Roster {
             };
             (locality.weight, locality.turn.clone(), Arc::new(list))
         };
-        localities.iter().enumerate().map(ready).collect()
+        priority.localities.iter().enumerate().map(ready).collect()
     }
 
     /// Every endpoint by priority, for `status()`; `before` are those of the last time.
     pub(super) fn endpoints(&self, before: &[Chunks<Arc<Endpoint>>]) -> Vec<Chunks<Arc<Endpoint>>> {
         let of_priority = |(index, priority): (usize, &Priority)| {
-            let members = self.order[priority.members()].iter();
+            let members = self.leaves[priority.leaf].order[priority.members()].iter();
             let endpoints = members.filter_map(|id| Some(&self.backends.get(*id)?.endpoint));
             match before.get(index) {
                 Some(before) => before.followed_by(endpoints),
@@ -334,6 +415,6 @@ impl Roster {
 
 impl Drop for Roster {
     fn drop(&mut self) {
-        self.clear();
+        self.update([]);
     }
 }

@@ -3,11 +3,23 @@
 //! Here policies differ: for pick_first all addresses of a priority are one endpoint. This file does NOT know who is
 //! connected.
 
-use mesh_xds::resource::{Addresses, ClusterLoadAssignment, Endpoint, LbPolicy, Locality};
+use mesh_xds::resource::{Addresses, Cluster, ClusterLoadAssignment, Endpoint, LbPolicy, Locality, TransportSocket};
 use std::{
     collections::{BTreeSet, VecDeque},
     net::SocketAddr,
+    sync::Arc,
 };
+
+/// Why a cluster must not be connected to, if so.
+pub(super) fn refusal(cluster: &Cluster) -> Option<Arc<str>> {
+    match &cluster.transport_socket {
+        TransportSocket::Plaintext => None,
+        // "a TLS context that cannot be honoured is a connection failure, never plaintext"
+        TransportSocket::Unsupported { field } => {
+            Some(format!("{field} is not supported by this version: no connection is made").into())
+        }
+    }
+}
 
 /// An assignment as the policy sees it: address lists in order, and how they fall into priorities and localities.
 pub(super) struct Wanted<'a> {
@@ -17,6 +29,11 @@ pub(super) struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
+    /// No endpoint, in one priority: those behind it in an aggregate are for fail-over from it (A37).
+    pub(super) fn nothing() -> Self {
+        Self { addresses: Vec::new(), priorities: vec![Vec::new()] }
+    }
+
     /// `joined` is what [`joined`] made of the same.
     pub(super) fn new(assignment: &'a ClusterLoadAssignment, joined: Option<&'a [Option<Addresses>]>) -> Self {
         let expected = assignment.endpoints().count();
@@ -38,6 +55,9 @@ impl<'a> Wanted<'a> {
                     .collect(),
             };
             wanted.priorities.push(groups);
+        }
+        if wanted.priorities.is_empty() {
+            return Self::nothing();
         }
         wanted
     }

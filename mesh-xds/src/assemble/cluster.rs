@@ -1,13 +1,14 @@
-//! One cluster of the graph: its resource and its endpoints, or why there are none.
+//! One cluster of the graph: its resource and what that resolves to, or why it resolves to nothing.
 //!
-//! Shared by every target that refers to it. While an update is incomplete (the new EDS resource has not come) the
-//! last complete value stays. It does NOT know which targets refer to it.
+//! Shared by every target and every aggregate that refers to it. While an update is incomplete (the new EDS resource
+//! has not come) the last complete value stays. What an aggregate refers to is looked up by the assembler, which then
+//! says what came of it. It does NOT know who refers to it.
 
 use super::References;
 use crate::{
     cache::{Cache, Lookup},
     resource::{Cluster, ClusterLoadAssignment, ClusterName, Discovery, Kind, Resource},
-    snapshot::{ClusterConfig, ClusterError, ResolvedCluster},
+    snapshot::{ClusterConfig, ClusterError, Leaves, ResolvedCluster},
 };
 use rustc_hash::FxHashMap;
 use std::{collections::BTreeSet, sync::Arc};
@@ -22,14 +23,43 @@ pub(super) struct Node {
     endpoints: BTreeSet<Arc<str>>,
     /// An update is incomplete, and `config` is what was complete before it.
     behind: bool,
+    /// What its newest resource makes of it.
+    role: Role,
+    /// Clusters below it that are referred to on its behalf.
+    members: BTreeSet<ClusterName>,
+    /// What an aggregate waits for.
+    missing: Option<Arc<str>>,
 }
 
-/// What the cache makes of a cluster.
-enum Outcome {
-    Complete(Result<ResolvedCluster, ClusterError>),
+/// What a cluster is to the aggregates above it.
+#[derive(Debug, Default, PartialEq)]
+enum Role {
+    #[default]
+    Pending,
+    Leaf,
+    Aggregate(Arc<[ClusterName]>),
+    Failed(ClusterError),
+    Unreachable(ClusterError),
+}
+
+/// What a lookup makes of a cluster.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Complete(Result<Leaves, ClusterError>),
     /// Would change by itself once the control plane is back.
-    Unreachable(Result<ResolvedCluster, ClusterError>),
+    Unreachable(Result<Leaves, ClusterError>),
     Incomplete,
+}
+
+/// A cluster as a leaf of an aggregate.
+#[derive(Debug)]
+pub(super) enum Part<'a> {
+    Pending,
+    Leaf(Arc<ResolvedCluster>),
+    /// Its resource does not exist or cannot be used.
+    Failed(&'a ClusterError),
+    /// As [`Outcome::Unreachable`].
+    Unreachable(Result<Arc<ResolvedCluster>, &'a ClusterError>),
 }
 
 impl Node {
@@ -48,31 +78,75 @@ impl Node {
         self.behind
     }
 
-    /// For people: `waiting for Cluster "c"`.
-    pub(super) fn describe_missing(&self, name: &ClusterName) -> String {
-        match self.endpoints.last() {
-            None => format!("waiting for {} {name:?}", Kind::Cluster),
-            Some(endpoints) => format!("waiting for {} {endpoints:?} of cluster {name:?}", Kind::Endpoints),
+    /// The clusters that its newest resource aggregates.
+    pub(super) fn children(&self) -> Option<&[ClusterName]> {
+        match &self.role {
+            Role::Aggregate(children) => Some(children),
+            _ => None,
         }
     }
 
-    /// Looks again. Returns whether targets see a difference.
+    /// Whether its value is, was, or is to be made of other clusters.
+    pub(super) fn is_composed(&self) -> bool {
+        self.children().is_some() || !self.members.is_empty()
+    }
+
+    /// For people: `waiting for Cluster "c"`.
+    pub(super) fn describe_missing(&self, name: &ClusterName) -> String {
+        match (&self.missing, self.endpoints.last()) {
+            (Some(missing), _) => format!("{missing} of aggregate cluster {name:?}"),
+            (None, None) => format!("waiting for {} {name:?}", Kind::Cluster),
+            (None, Some(endpoints)) => format!("waiting for {} {endpoints:?} of cluster {name:?}", Kind::Endpoints),
+        }
+    }
+
+    // === Its own resource ===
+
+    /// Looks at its own resource again. Returns whether anybody sees a difference.
     pub(super) fn resolve(
         &mut self,
         name: &ClusterName,
         cache: &Cache,
         references: &mut References<ClusterName>,
     ) -> bool {
-        let (outcome, wanted) = self.outcome(name, cache);
-        let mut wants_more = false;
+        let (role, outcome, wanted) = self.read(name, cache);
+        let mut differs = role != self.role;
+        self.role = role;
         if let Some(wanted) = &wanted
             && self.endpoints.insert(Arc::clone(wanted))
         {
             references.add(wanted, name.clone());
-            wants_more = true;
+            differs = true;
         }
+        if self.children().is_none() {
+            self.missing = None;
+            differs |= self.accept(name, outcome);
+        }
+        self.keep_endpoints(name, wanted.as_ref(), references);
+        differs
+    }
+
+    /// What neither the value that is kept nor the one to come is made of is given up.
+    fn keep_endpoints(
+        &mut self,
+        name: &ClusterName,
+        wanted: Option<&Arc<str>>,
+        references: &mut References<ClusterName>,
+    ) {
+        let serving = self.config.as_deref().and_then(own_leaf).and_then(|leaf| service_name(&leaf.cluster));
+        self.endpoints.retain(|held| {
+            let keep = wanted == Some(held) || serving == Some(&**held);
+            if !keep {
+                references.remove(held, name.clone());
+            }
+            keep
+        });
+    }
+
+    /// Takes what a lookup came to. Returns whether targets see a difference.
+    fn accept(&mut self, name: &ClusterName, outcome: Outcome) -> bool {
         self.behind = matches!(outcome, Outcome::Incomplete) && self.config.is_some();
-        let differs = match outcome {
+        match outcome {
             Outcome::Complete(state) => {
                 let changed = set(&mut self.config, name, state);
                 let recovered = self.unreachable.take().is_some();
@@ -80,18 +154,8 @@ impl Node {
             }
             Outcome::Unreachable(state) => set(&mut self.unreachable, name, state),
             // What is missing is something else now.
-            Outcome::Incomplete => self.unreachable.take().is_some() || wants_more,
-        };
-        // What neither the value that is kept nor the one to come is made of is given up.
-        let serving = self.config.as_ref().and_then(|config| service_name(config));
-        self.endpoints.retain(|held| {
-            let keep = wanted.as_ref() == Some(held) || serving == Some(&**held);
-            if !keep {
-                references.remove(held, name.clone());
-            }
-            keep
-        });
-        differs
+            Outcome::Incomplete => self.unreachable.take().is_some(),
+        }
     }
 
     /// Gives up what it needs.
@@ -101,24 +165,30 @@ impl Node {
         }
     }
 
-    fn outcome(&self, name: &ClusterName, cache: &Cache) -> (Outcome, Option<Arc<str>>) {
+    fn read(&self, name: &ClusterName, cache: &Cache) -> (Role, Outcome, Option<Arc<str>>) {
         let (cluster, note, deleted) = match cache.lookup(Kind::Cluster, name.as_str()) {
             Lookup::Usable { value: Resource::Cluster(cluster), note, deleted } => (cluster, note, deleted),
-            Lookup::Usable { .. } | Lookup::Pending => return (Outcome::Incomplete, None),
-            Lookup::Failed(text) => return (Outcome::Complete(Err(ClusterError(text))), None),
-            Lookup::Unreachable(text) => return (Outcome::Unreachable(Err(ClusterError(text))), None),
-        };
-        let unsupported = |what: &str| {
-            let text = cache.text(Kind::Cluster, name.as_str(), format_args!("{what} is not supported yet"));
-            (Outcome::Complete(Err(ClusterError(text))), None)
+            Lookup::Usable { .. } | Lookup::Pending => return (Role::Pending, Outcome::Incomplete, None),
+            Lookup::Failed(text) => {
+                let error = ClusterError(text);
+                return (Role::Failed(error.clone()), Outcome::Complete(Err(error)), None);
+            }
+            Lookup::Unreachable(text) => {
+                let error = ClusterError(text);
+                return (Role::Unreachable(error.clone()), Outcome::Unreachable(Err(error)), None);
+            }
         };
         match &cluster.discovery {
-            Discovery::Static(endpoints) => (self.complete(cluster, endpoints, note), None),
-            Discovery::LogicalDns { .. } => unsupported("type: LOGICAL_DNS"),
-            Discovery::Aggregate(_) => unsupported("cluster_type: envoy.clusters.aggregate"),
+            Discovery::Static(endpoints) => (Role::Leaf, self.complete(cluster, endpoints, note), None),
+            Discovery::LogicalDns { .. } => {
+                let what = "type: LOGICAL_DNS is not supported yet";
+                let error = ClusterError(cache.text(Kind::Cluster, name.as_str(), what));
+                (Role::Failed(error.clone()), Outcome::Complete(Err(error)), None)
+            }
+            Discovery::Aggregate(children) => (Role::Aggregate(Arc::clone(children)), Outcome::Incomplete, None),
             Discovery::Eds { service_name } => {
                 let outcome = self.with_endpoints(cluster, service_name, note, deleted, cache);
-                (outcome, Some(service_name.as_str().into()))
+                (Role::Leaf, outcome, Some(service_name.as_str().into()))
             }
         }
     }
@@ -135,7 +205,7 @@ impl Node {
         let none = |text| {
             let held = self.held_endpoints(service_name).filter(|held| ***held == empty(service_name));
             let endpoints = held.map_or_else(|| Arc::new(empty(service_name)), Arc::clone);
-            Ok(ResolvedCluster { cluster: Arc::clone(cluster), endpoints, note: Some(text) })
+            Ok(self.leaf(cluster, &endpoints, Some(text)))
         };
         match cache.lookup(Kind::Endpoints, service_name) {
             Lookup::Usable { value: Resource::Endpoints(endpoints), note: endpoints_note, .. } => {
@@ -157,34 +227,105 @@ impl Node {
         endpoints: &Arc<ClusterLoadAssignment>,
         note: Option<Arc<str>>,
     ) -> Outcome {
-        let (cluster, endpoints) = (Arc::clone(cluster), Arc::clone(endpoints));
-        Outcome::Complete(Ok(ResolvedCluster { cluster, endpoints, note }))
+        Outcome::Complete(Ok(self.leaf(cluster, endpoints, note)))
+    }
+
+    /// The leaf at hand if nothing changed (by identity, since the cache keeps that for equal values), or a new one.
+    fn leaf(&self, cluster: &Arc<Cluster>, endpoints: &Arc<ClusterLoadAssignment>, note: Option<Arc<str>>) -> Leaves {
+        let held = self.config_or_unreachable().map(Arc::as_ref).and_then(own_leaf).filter(|held| {
+            Arc::ptr_eq(&held.cluster, cluster) && Arc::ptr_eq(&held.endpoints, endpoints) && held.note == note
+        });
+        let new = || ResolvedCluster { cluster: Arc::clone(cluster), endpoints: Arc::clone(endpoints), note };
+        Leaves::one(held.map_or_else(|| Arc::new(new()), Arc::clone))
     }
 
     fn held_endpoints(&self, service_name: &str) -> Option<&Arc<ClusterLoadAssignment>> {
-        let config = self.config.as_ref().filter(|config| self::service_name(config) == Some(service_name))?;
-        config.state.as_ref().ok().map(|held| &held.endpoints)
+        let held = self.config.as_deref().and_then(own_leaf)?;
+        (self::service_name(&held.cluster) == Some(service_name)).then_some(&held.endpoints)
+    }
+
+    // === Aggregates ===
+
+    /// What it is to an aggregate that has it as a leaf.
+    pub(super) fn part(&self) -> Part<'_> {
+        let leaf_of = |config: &'_ Option<Arc<ClusterConfig>>| config.as_deref().and_then(own_leaf).map(Arc::clone);
+        match &self.role {
+            Role::Failed(error) => Part::Failed(error),
+            Role::Unreachable(error) => Part::Unreachable(Err(error)),
+            Role::Leaf => match (leaf_of(&self.config), leaf_of(&self.unreachable)) {
+                (Some(leaf), _) => Part::Leaf(leaf),
+                (None, Some(leaf)) => Part::Unreachable(Ok(leaf)),
+                (None, None) => Part::Pending,
+            },
+            Role::Pending | Role::Aggregate(_) => Part::Pending,
+        }
+    }
+
+    /// Takes what the clusters below an aggregate came to, and what is missing for the rest. Returns whether targets
+    /// see a difference.
+    pub(super) fn compose(
+        &mut self,
+        name: &ClusterName,
+        outcome: Outcome,
+        missing: Option<Arc<str>>,
+        references: &mut References<ClusterName>,
+    ) -> bool {
+        let waits_for_another = std::mem::replace(&mut self.missing, missing) != self.missing;
+        let differs = self.accept(name, outcome);
+        // Those of the time when it was no aggregate.
+        self.keep_endpoints(name, None, references);
+        differs || waits_for_another
+    }
+
+    /// The leaves of its complete value, if those are other clusters.
+    pub(super) fn foreign_leaves(&self) -> Option<&Leaves> {
+        let config = self.config.as_deref()?;
+        let leaves = config.state.as_ref().ok()?;
+        own_leaf(config).is_none().then_some(leaves)
+    }
+
+    /// The leaves of the value that is kept have changed. Returns whether they really have.
+    pub(super) fn refresh(&mut self, name: &ClusterName, leaves: Leaves) -> bool {
+        set(&mut self.config, name, Ok(leaves))
+    }
+
+    /// Waits for an update, as a part of it does.
+    pub(super) fn fall_behind(&mut self) {
+        self.behind = true;
+    }
+
+    /// Clusters below it that are referred to on its behalf.
+    pub(super) fn members(&mut self) -> &mut BTreeSet<ClusterName> {
+        &mut self.members
+    }
+
+    /// No target refers to an aggregate any more; others may pass through it.
+    pub(super) fn rest(&mut self, name: &ClusterName, references: &mut References<ClusterName>) {
+        (self.config, self.unreachable, self.missing, self.behind) = (None, None, None, false);
+        for held in std::mem::take(&mut self.endpoints) {
+            references.remove(&held, name.clone());
+        }
     }
 }
 
-/// The EDS resource that a value was made of.
-fn service_name(config: &ClusterConfig) -> Option<&str> {
-    match &config.state.as_ref().ok()?.cluster.discovery {
+/// The leaf of a cluster that is no aggregate.
+fn own_leaf(config: &ClusterConfig) -> Option<&Arc<ResolvedCluster>> {
+    let first = &config.state.as_ref().ok()?.first;
+    (first.cluster.name == config.name).then_some(first)
+}
+
+/// The EDS resource that a leaf is made of.
+fn service_name(cluster: &Cluster) -> Option<&str> {
+    match &cluster.discovery {
         Discovery::Eds { service_name } => Some(service_name),
         _ => None,
     }
 }
 
-/// Replaces a value unless it is equal: by identity, since the cache keeps that for equal values.
-fn set(
-    slot: &mut Option<Arc<ClusterConfig>>,
-    name: &ClusterName,
-    state: Result<ResolvedCluster, ClusterError>,
-) -> bool {
+/// Replaces a value unless it is equal.
+fn set(slot: &mut Option<Arc<ClusterConfig>>, name: &ClusterName, state: Result<Leaves, ClusterError>) -> bool {
     let same = slot.as_ref().is_some_and(|held| match (&held.state, &state) {
-        (Ok(a), Ok(b)) => {
-            Arc::ptr_eq(&a.cluster, &b.cluster) && Arc::ptr_eq(&a.endpoints, &b.endpoints) && a.note == b.note
-        }
+        (Ok(a), Ok(b)) => a.is(b),
         (Err(a), Err(b)) => a == b,
         _ => false,
     });

@@ -3,6 +3,7 @@
 //! ```text
 //! target ─► Listener ─► RouteConfiguration ─► virtual host ─► Cluster ─► ClusterLoadAssignment
 //!                        (or in line)          (selected)      shared by all targets
+//!                                                                └─► Cluster ..   of an aggregate (A37)
 //! ```
 //!
 //! A change marks what refers to it; [`Assembler::settle`] then follows the references once, top down. What a target
@@ -10,6 +11,7 @@
 //! Nothing that stayed equal changes its identity. The assembler does NOT decide what survives an error (`cache`
 //! does) and does NOT fetch: it says what it needs.
 
+mod aggregate;
 mod cluster;
 mod references;
 mod target;
@@ -38,16 +40,26 @@ pub(crate) struct Assembler {
     /// Who refers to what; also what is needed at all.
     listeners: References<TargetId>,
     routes: References<TargetId>,
-    clusters: References<TargetId>,
+    clusters: References<ClusterUser>,
     endpoints: References<ClusterName>,
     /// Targets whose listener or routes may be different.
     dirty_targets: BTreeSet<TargetId>,
     /// Clusters whose resource or endpoints may be different.
     dirty_nodes: BTreeSet<ClusterName>,
+    /// Aggregates below which something may be different.
+    dirty_aggregates: BTreeSet<ClusterName>,
     /// Targets that do not serve everything that was read for them yet.
     behind: FxHashSet<TargetId>,
     /// Clusters that wait for the endpoints of their newest resource.
     behind_nodes: FxHashSet<ClusterName>,
+}
+
+/// Who refers to a cluster. An aggregate that targets refer to does so for every cluster below it, however deep, so that
+/// a cycle keeps nothing alive.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum ClusterUser {
+    Target(TargetId),
+    Aggregate(ClusterName),
 }
 
 /// What one turn came to.
@@ -103,23 +115,7 @@ impl Assembler {
             self.plan(id, cache);
         }
         // ... then the clusters, each once for all targets ...
-        for name in mem::take(&mut self.dirty_nodes) {
-            let Some(node) = self.nodes.get_mut(&name) else { continue };
-            let changed = node.resolve(&name, cache, &mut self.endpoints);
-            if node.is_behind() {
-                self.behind_nodes.insert(name.clone());
-            } else {
-                self.behind_nodes.remove(&name);
-            }
-            if changed {
-                for id in self.clusters.users(name.as_str()) {
-                    if let Some(target) = self.targets.get_mut(&id) {
-                        target.cluster_changed(&name);
-                        recheck.insert(id);
-                    }
-                }
-            }
-        }
+        self.resolve_clusters(cache, &mut recheck);
         // ... then what that makes of each target. Only here are references given up.
         for id in recheck {
             self.publish(id, &mut settled);
@@ -131,7 +127,12 @@ impl Assembler {
 
     /// Targets whose newest listener, routes or clusters wait for a part that they refer to.
     pub(crate) fn behind(&self) -> impl Iterator<Item = TargetId> {
-        let through_clusters = self.behind_nodes.iter().flat_map(|name| self.clusters.users(name.as_str()));
+        let users = self.behind_nodes.iter().flat_map(|name| self.clusters.users(name.as_str()));
+        let through_clusters = users.filter_map(|user| match user {
+            ClusterUser::Target(id) => Some(id),
+            // It is behind itself.
+            ClusterUser::Aggregate(_) => None,
+        });
         self.behind.iter().copied().chain(through_clusters)
     }
 
@@ -142,13 +143,81 @@ impl Assembler {
             self.routes.add(routes, id);
         }
         for name in new.clusters {
-            self.clusters.add(name.as_shared(), id);
-            if !self.nodes.contains_key(&name) {
-                self.dirty_nodes.insert(name.clone());
-                self.nodes.insert(name, Node::default());
+            self.refer(&name, ClusterUser::Target(id));
+            if self.nodes[&name].is_composed() {
+                // Others passed through it; now somebody wants what it comes to.
+                self.dirty_aggregates.insert(name);
             }
         }
     }
+
+    fn refer(&mut self, name: &ClusterName, user: ClusterUser) {
+        self.clusters.add(name.as_shared(), user);
+        if !self.nodes.contains_key(name) {
+            self.dirty_nodes.insert(name.clone());
+            self.nodes.insert(name.clone(), Node::default());
+        }
+    }
+
+    // === Clusters ===
+
+    fn resolve_clusters(&mut self, cache: &Cache, recheck: &mut BTreeSet<TargetId>) {
+        loop {
+            for name in mem::take(&mut self.dirty_nodes) {
+                self.resolve(&name, cache, recheck);
+            }
+            // What an aggregate names may be new here: one more level.
+            for name in self.dirty_aggregates.clone() {
+                self.join(&name);
+            }
+            if self.dirty_nodes.is_empty() {
+                break;
+            }
+        }
+        for name in mem::take(&mut self.dirty_aggregates) {
+            self.compose(&name, cache, recheck);
+        }
+    }
+
+    fn resolve(&mut self, name: &ClusterName, cache: &Cache, recheck: &mut BTreeSet<TargetId>) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let changed = node.resolve(name, cache, &mut self.endpoints);
+        if node.is_composed() {
+            if self.clusters.any(name.as_str(), |user| matches!(user, ClusterUser::Target(_))) {
+                self.dirty_aggregates.insert(name.clone());
+            } else {
+                node.rest(name, &mut self.endpoints);
+            }
+        }
+        self.note(name, changed, recheck);
+    }
+
+    /// Passes on what became of a cluster.
+    fn note(&mut self, name: &ClusterName, changed: bool, recheck: &mut BTreeSet<TargetId>) {
+        if self.nodes.get(name).is_some_and(Node::is_behind) {
+            self.behind_nodes.insert(name.clone());
+        } else {
+            self.behind_nodes.remove(name);
+        }
+        if !changed {
+            return;
+        }
+        for user in self.clusters.users(name.as_str()) {
+            match user {
+                ClusterUser::Target(id) => {
+                    if let Some(target) = self.targets.get_mut(&id) {
+                        target.cluster_changed(name);
+                        recheck.insert(id);
+                    }
+                }
+                ClusterUser::Aggregate(above) => {
+                    self.dirty_aggregates.insert(above);
+                }
+            }
+        }
+    }
+
+    // === Targets ===
 
     fn publish(&mut self, id: TargetId, settled: &mut Settled) {
         let Some(target) = self.targets.get_mut(&id) else { return };
@@ -167,14 +236,25 @@ impl Assembler {
             self.routes.remove(&routes, id);
         }
         for name in released.clusters {
-            self.clusters.remove(name.as_shared(), id);
-            // Nobody refers to it: forgotten, so that it returns fresh.
-            if !self.clusters.is_used(name.as_str())
-                && let Some(node) = self.nodes.remove(&name)
-            {
-                self.behind_nodes.remove(&name);
-                node.release(&name, &mut self.endpoints);
+            self.clusters.remove(name.as_shared(), ClusterUser::Target(id));
+            let wanted = self.clusters.any(name.as_str(), |user| matches!(user, ClusterUser::Target(_)));
+            if !wanted && self.nodes.get(&name).is_some_and(Node::is_composed) {
+                self.keep_members(&name, BTreeSet::new());
+                if let Some(node) = self.nodes.get_mut(&name) {
+                    node.rest(&name, &mut self.endpoints);
+                }
             }
+            self.drop_if_unused(&name);
+        }
+    }
+
+    /// Nobody refers to it: forgotten, so that it returns fresh.
+    fn drop_if_unused(&mut self, name: &ClusterName) {
+        if !self.clusters.is_used(name.as_str())
+            && let Some(node) = self.nodes.remove(name)
+        {
+            self.behind_nodes.remove(name);
+            node.release(name, &mut self.endpoints);
         }
     }
 }

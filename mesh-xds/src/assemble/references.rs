@@ -61,6 +61,11 @@ impl<U: Clone + Ord> References<U> {
         self.users.get(name).map(|users| users.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// Whether some user of `name` is such a one.
+    pub(super) fn any(&self, name: &str, is_such: impl Fn(&U) -> bool) -> bool {
+        self.users.get(name).is_some_and(|users| users.iter().any(is_such))
+    }
+
     /// What became needed and what stopped being needed since the last time.
     pub(super) fn settle(&mut self) -> Needs {
         let mut needs = Needs::default();

@@ -84,8 +84,8 @@ pub enum Discovery {
         /// Port.
         port: u16,
     },
-    /// Aggregate (A37): decoded, not resolvable yet; the cluster fails its calls with a reason.
-    Aggregate(Vec<ClusterName>),
+    /// Aggregate (A37): the clusters whose endpoints are used, in order of preference.
+    Aggregate(Arc<[ClusterName]>),
 }
 
 /// Which HTTP version the endpoints speak, for requests that are not gRPC (those are always HTTP/2).

@@ -43,7 +43,7 @@ async fn a_deleted_cluster_serves_on_and_says_so() {
     without.remove(CDS, "a");
     control_plane.set(without.clone());
     let noted = snapshot(&mut watch, |snapshot| {
-        snapshot.clusters["a"].state.as_ref().is_ok_and(|resolved| resolved.note.is_some())
+        snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_some())
     })
     .await;
     assert_eq!(cluster(&noted, "a"), Ok(vec![address(1)]));
@@ -84,7 +84,7 @@ async fn a_nack_of_a_served_cluster_keeps_its_last_good_value() {
     assert!(nack.contains("Cluster \"a\": lb_policy"), "{nack}");
     let kept = snapshot(&mut watch, serves("a", 2)).await;
     let (before, now) = (good.clusters["a"].state.as_ref(), kept.clusters["a"].state.as_ref());
-    let (before, now) = (before.expect("resolved"), now.expect("resolved"));
+    let (before, now) = (&before.expect("resolved").first, &now.expect("resolved").first);
     assert!(Arc::ptr_eq(&before.cluster, &now.cluster), "the bad one takes no effect");
     let note = now.note.as_ref().expect("says so");
     assert!(note.contains("lb_policy") && note.contains(NODE), "{note}");
@@ -100,7 +100,8 @@ async fn a_nack_of_a_served_cluster_keeps_its_last_good_value() {
 
     control_plane.set(web("a", 3));
     let clear = |snapshot: &Snapshot| {
-        serves("a", 3)(snapshot) && snapshot.clusters["a"].state.as_ref().is_ok_and(|resolved| resolved.note.is_none())
+        serves("a", 3)(snapshot)
+            && snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_none())
     };
     snapshot(&mut watch, clear).await;
     soon(control_plane.wait_for_ack(CDS, "a")).await;

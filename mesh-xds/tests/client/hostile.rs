@@ -156,10 +156,10 @@ async fn a_response_above_the_limit_names_itself_and_harms_nobody() {
     control_plane.set(web("a", 1).with(xds::endpoints("a", &many)));
     // Streams come and go, on the curve, and what was good serves.
     let noted = snapshot(&mut watch, |snapshot| {
-        snapshot.clusters["a"].state.as_ref().is_ok_and(|resolved| resolved.note.is_some())
+        snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_some())
     })
     .await;
-    let note = noted.clusters["a"].state.as_ref().expect("resolved").note.clone().expect("looked for");
+    let note = noted.clusters["a"].state.as_ref().expect("resolved").first.note.clone().expect("looked for");
     assert!(note.contains("answers and closes") && note.contains("2000 bytes"), "{note}");
     assert_eq!(cluster(&noted, "a"), Ok(vec![address(1)]));
     assert!(control_plane.streams_opened() <= 7, "{}", control_plane.streams_opened());

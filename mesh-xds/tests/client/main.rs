@@ -86,7 +86,7 @@ async fn failure(watch: &mut TargetWatch) -> String {
 fn cluster(snapshot: &Snapshot, name: &str) -> Result<Vec<SocketAddr>, String> {
     let config = snapshot.clusters.get(name).unwrap_or_else(|| panic!("no cluster {name}"));
     match &config.state {
-        Ok(resolved) => Ok(resolved.endpoints.endpoints().map(|endpoint| endpoint.addresses.first).collect()),
+        Ok(leaves) => Ok(leaves.first.endpoints.endpoints().map(|endpoint| endpoint.addresses.first).collect()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -218,7 +218,7 @@ async fn an_outage_disturbs_nothing_and_the_stream_resumes_with_its_versions() {
     control_plane.refuse(true);
     control_plane.cut_streams();
     let noted = snapshot(&mut watch, |snapshot| {
-        snapshot.clusters["a"].state.as_ref().is_ok_and(|resolved| resolved.note.is_some())
+        snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_some())
     })
     .await;
     assert_eq!(cluster(&noted, "a"), Ok(vec![address(1)]));
@@ -240,7 +240,7 @@ async fn an_outage_disturbs_nothing_and_the_stream_resumes_with_its_versions() {
     };
     assert!(!version.is_empty() && nonce.is_empty() && verdict == Verdict::Request);
     let clear = snapshot(&mut watch, |snapshot| {
-        snapshot.clusters["a"].state.as_ref().is_ok_and(|resolved| resolved.note.is_none())
+        snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_none())
     })
     .await;
     assert_eq!(cluster(&clear, "a"), Ok(vec![address(1)]));
@@ -260,7 +260,7 @@ async fn streams_that_answered_are_resumed_at_once() {
         control_plane.set(web("a", round));
         let resumed = snapshot(&mut watch, serves("a", round)).await;
         assert!(cut.elapsed() < Duration::from_millis(200), "{:?}", cut.elapsed());
-        let note = &resumed.clusters["a"].state.as_ref().expect("resolved").note;
+        let note = &resumed.clusters["a"].state.as_ref().expect("resolved").first.note;
         assert_eq!(*note, None, "a stream that ended after a response is no error");
     }
 }

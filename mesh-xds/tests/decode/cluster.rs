@@ -60,7 +60,7 @@ fn dns_and_aggregate_clusters_say_what_they_stand_for() {
         "cluster_type: {name: envoy.clusters.aggregate, typed_config: {'@type': \
          type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [a, b]}}",
     );
-    assert_eq!(aggregate.discovery, Discovery::Aggregate(vec!["a".into(), "b".into()]));
+    assert_eq!(aggregate.discovery, Discovery::Aggregate(["a".into(), "b".into()].into()));
 }
 
 // === Load-balancing policy ===

@@ -16,7 +16,8 @@ use super::{
     Backends, ClusterOptions, Update,
     backend::DialId,
     backoff,
-    roster::{Id, Roster},
+    roster::{Child, Id, Roster},
+    wanted::refusal,
 };
 use crate::{
     balance::{
@@ -28,10 +29,7 @@ use crate::{
     wakeups::Wakeups,
 };
 use arc_swap::ArcSwap;
-use mesh_xds::{
-    ClusterConfig, Limiter, ResolvedCluster,
-    resource::{ClusterName, TransportSocket},
-};
+use mesh_xds::{ClusterConfig, Leaves, Limiter, ResolvedCluster, resource::ClusterName};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
@@ -117,10 +115,11 @@ struct Worker {
     shared: Arc<Backends>,
     protocol: Protocol,
     options: ClusterOptions,
-    dial: Arc<DialOptions>,
     config: Arc<ClusterConfig>,
+    /// How endpoints of each leaf are dialled.
+    leaves: Vec<(ClusterName, Arc<DialOptions>)>,
     roster: Roster,
-    priorities: Priorities<usize>,
+    priorities: Priorities<Child>,
     /// Waiting for a dial slot, oldest first. Ids of endpoints that are gone are skipped.
     queue: VecDeque<Id>,
     dials: usize,
@@ -142,9 +141,9 @@ impl Worker {
         Self {
             shared,
             protocol,
-            dial: Arc::clone(&options.dial),
             options,
             config,
+            leaves: Vec::new(),
             roster: Roster::default(),
             priorities: Priorities::default(),
             queue: VecDeque::new(),
@@ -218,26 +217,21 @@ impl Worker {
 
     fn configure(&mut self, config: Arc<ClusterConfig>) {
         self.config = config;
-        if let Ok(resolved) = &self.config.state
-            && let Some(timeout) = resolved.cluster.connect_timeout
-        {
-            self.dial = Arc::new(DialOptions { connect_timeout: timeout, ..(*self.options.dial).clone() });
-        } else {
-            self.dial = Arc::clone(&self.options.dial);
-        }
-        match usable(&self.config) {
-            Ok(resolved) => self.dials -= self.roster.update(&resolved.cluster.lb_policy, &resolved.endpoints),
-            // No connection may be made or kept for a cluster whose security cannot be honoured.
-            Err(_) => self.dials -= self.roster.clear(),
-        }
+        let leaves: Vec<_> = self.config.state.iter().flat_map(Leaves::iter).collect();
+        let options = |leaf: &&Arc<ResolvedCluster>| match leaf.cluster.connect_timeout {
+            Some(connect_timeout) => Arc::new(DialOptions { connect_timeout, ..(*self.options.dial).clone() }),
+            None => Arc::clone(&self.options.dial),
+        };
+        self.leaves = leaves.iter().map(|leaf| (leaf.cluster.name.clone(), options(leaf))).collect();
+        self.dials -= self.roster.update(leaves);
         let (now, count) = (Instant::now(), self.roster.priorities());
         for priority in 0..count {
             if self.roster.is_active(priority) {
                 self.queue.extend(self.roster.activate(priority));
             }
         }
-        let reports = (0..count).map(|priority| (priority, self.roster.state(priority)));
-        self.priorities.update(0..count, reports, now);
+        let reports = self.roster.children().enumerate().map(|(priority, child)| (child, self.roster.state(priority)));
+        self.priorities.update(self.roster.children(), reports, now);
         self.follow(now);
         self.dials -= self.roster.deactivate_strays();
         self.list_endpoints();
@@ -290,7 +284,7 @@ impl Worker {
             (event, _, _) => return stale(event),
         }
         self.roster.changed(id);
-        self.priorities.report(&priority, self.roster.state(priority), now);
+        self.report(priority, now);
         self.follow(now);
     }
 
@@ -299,10 +293,11 @@ impl Worker {
     /// Starts and stops priorities as the machine says; one that cannot work reports so, which may start the next.
     fn follow(&mut self, now: Instant) {
         for priority in 0..self.roster.priorities() {
-            match (self.priorities.is_active(&priority), self.roster.is_active(priority)) {
+            let wanted = self.roster.child(priority).is_some_and(|child| self.priorities.is_active(&child));
+            match (wanted, self.roster.is_active(priority)) {
                 (true, false) => {
                     self.queue.extend(self.roster.activate(priority));
-                    self.priorities.report(&priority, self.roster.state(priority), now);
+                    self.report(priority, now);
                 }
                 (false, true) => self.dials -= self.roster.deactivate(priority),
                 (true, true) | (false, false) => {}
@@ -310,17 +305,24 @@ impl Worker {
         }
     }
 
+    fn report(&mut self, priority: usize, now: Instant) {
+        if let Some(child) = self.roster.child(priority) {
+            self.priorities.report(&child, self.roster.state(priority), now);
+        }
+    }
+
     fn start_dials(&mut self) {
         while self.dials < MAX_DIALS
             && let Some(id) = self.queue.pop_front()
         {
-            let Some(endpoint) = self.roster.queued(id) else { continue };
+            let Some((endpoint, leaf)) = self.roster.queued(id) else { continue };
+            let (cluster, options) = self.leaves[leaf].clone();
             self.dials += 1;
             let dial = Dial {
                 endpoint,
-                cluster: self.shared.cluster.clone(),
+                cluster,
                 protocol: self.protocol,
-                options: Arc::clone(&self.dial),
+                options,
                 #[cfg(feature = "http1")]
                 tasks: self.options.tasks.clone(),
                 wakeups: Arc::clone(&self.shared.wakeups),
@@ -343,35 +345,26 @@ impl Worker {
 
     fn publish(&mut self) {
         let selected = self.priorities.selected().copied();
-        let usable = usable(&self.config);
+        let position = selected.and_then(|child| self.roster.position(child)).unwrap_or_default();
         let mut key = Published {
             config: Arc::clone(&self.config),
             selected,
-            state: selected.map(|priority| self.roster.state(priority)),
-            ready: selected.map_or(0, |priority| self.roster.ready_version(priority)),
+            state: self.roster.state(position),
+            ready: self.roster.ready_version(position),
             connections: Vec::new(),
         };
         if self.published.as_ref() == Some(&key) {
             return;
         }
-        let picker = match (usable, selected) {
-            (Err(reason), _) => Picker::Fail(reason),
-            (Ok(resolved), None) => Picker::Fail(with_note("no endpoints", resolved)),
-            (Ok(resolved), Some(priority)) => {
+        let picker = match &self.config.state {
+            Err(error) => Picker::Fail(Arc::clone(&error.0)),
+            Ok(leaves) => {
                 let before = self.published.as_ref().filter(|before| before.selected == selected);
-                let ready = self.roster.ready(priority, before.map_or(&[], |before| &before.connections));
+                let ready = self.roster.ready(position, before.map_or(&[], |before| &before.connections));
                 key.connections = ready.iter().map(|(_, _, connections)| Arc::clone(connections)).collect();
-                match ReadyPicker::new(self.roster.drops(), ready) {
+                match ReadyPicker::new(self.roster.drops(position), ready) {
                     Some(ready) => Picker::Ready(ready),
-                    None if key.state == Some(ConnectivityState::TransientFailure) => {
-                        let text = match &self.last_failure {
-                            Some(last) if !self.roster.is_empty() => {
-                                format!("no endpoint can be reached; last: {last}")
-                            }
-                            _ => "no endpoints".to_owned(),
-                        };
-                        Picker::Fail(with_note(&text, resolved))
-                    }
+                    None if key.state == ConnectivityState::TransientFailure => Picker::Fail(self.failure(leaves)),
                     None => Picker::Wait,
                 }
             }
@@ -385,6 +378,20 @@ impl Worker {
             }
             changed
         });
+    }
+
+    /// Why there is no endpoint to call, with what is known of each leaf.
+    fn failure(&self, leaves: &Leaves) -> Arc<str> {
+        let mut text = match &self.last_failure {
+            Some(last) if !self.roster.is_empty() => format!("no endpoint can be reached; last: {last}"),
+            _ => "no endpoints".to_owned(),
+        };
+        for leaf in leaves.iter() {
+            if let Some(why) = refusal(&leaf.cluster).or_else(|| leaf.note.clone()) {
+                text.push_str(&format!(" ({why})"));
+            }
+        }
+        text.into()
     }
 }
 
@@ -410,8 +417,8 @@ impl Drop for Worker {
 #[derive(Debug)]
 struct Published {
     config: Arc<ClusterConfig>,
-    selected: Option<usize>,
-    state: Option<ConnectivityState>,
+    selected: Option<Child>,
+    state: ConnectivityState,
     ready: u64,
     /// Of each locality; what follows from the others. Held no longer than the picker, which holds them, too.
     connections: Vec<Connections>,
@@ -421,25 +428,6 @@ impl PartialEq for Published {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config)
             && (self.selected, self.state, self.ready) == (other.selected, other.state, other.ready)
-    }
-}
-
-/// The cluster's resources if it may be dialled, or why not.
-fn usable(config: &ClusterConfig) -> Result<&ResolvedCluster, Arc<str>> {
-    let resolved = config.state.as_ref().map_err(|error| Arc::clone(&error.0))?;
-    match &resolved.cluster.transport_socket {
-        TransportSocket::Plaintext => Ok(resolved),
-        // "a TLS context that cannot be honoured is a connection failure, never plaintext"
-        TransportSocket::Unsupported { field } => {
-            Err(format!("{field} is not supported by this version: no connection is made").into())
-        }
-    }
-}
-
-fn with_note(text: &str, resolved: &ResolvedCluster) -> Arc<str> {
-    match &resolved.note {
-        Some(note) => format!("{text} ({note})").into(),
-        None => text.into(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 use mesh_xds::resource::{
     Addresses, Cluster, ClusterLoadAssignment, Discovery, DropOverload, Endpoint, Health, HttpProtocol, LbPolicy,
-    Locality, LocalityId, Millionths,
+    Locality, LocalityId, Millionths, TransportSocket,
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 use std::{collections::BTreeMap, net::SocketAddr};
@@ -66,7 +66,20 @@ fn resolved(lb_policy: LbPolicy, transport_socket: TransportSocket, endpoints: C
         connect_timeout: None,
     };
     let (cluster, endpoints) = (Arc::new(cluster), Arc::new(endpoints));
-    ClusterConfig { name, state: Ok(ResolvedCluster { cluster, endpoints, note: None }) }
+    let leaf = Arc::new(ResolvedCluster { cluster, endpoints, note: None });
+    ClusterConfig { name, state: Ok(Leaves::one(leaf)) }
+}
+
+/// A leaf with a policy of its own, and `TransportSocket::Unsupported` if its name ends in `!`.
+fn leaf(name: &str, policy: &LbPolicy, endpoints: &str) -> Arc<ResolvedCluster> {
+    let transport_socket = match name.ends_with('!') {
+        true => TransportSocket::Unsupported { field: "tls".to_owned() },
+        false => TransportSocket::Plaintext,
+    };
+    let config = resolved(policy.clone(), transport_socket, assignment(endpoints, Vec::new()));
+    let own = config.state.expect("resolved").first;
+    let cluster = Cluster { name: name.into(), ..Cluster::clone(&own.cluster) };
+    Arc::new(ResolvedCluster { cluster: Arc::new(cluster), ..ResolvedCluster::clone(&own) })
 }
 
 impl Script {
@@ -102,6 +115,12 @@ impl Script {
     fn update(&mut self, endpoints: &str) -> &mut Self {
         let assignment = assignment(endpoints, self.drops.clone());
         self.configure(resolved(self.policy.clone(), TransportSocket::Plaintext, assignment))
+    }
+
+    /// An aggregate of these leaves.
+    fn aggregate(&mut self, leaves: &[&Arc<ResolvedCluster>]) -> &mut Self {
+        let leaves = Leaves::new(leaves.iter().map(|&leaf| Arc::clone(leaf))).expect("at least one");
+        self.configure(ClusterConfig { name: "c".into(), state: Ok(leaves) })
     }
 
     fn configure(&mut self, config: ClusterConfig) -> &mut Self {
@@ -483,6 +502,85 @@ async fn a_change_of_policy_takes_effect() {
     script.update("ab").dials("ab");
 }
 
+// === Aggregates ===
+
+const ROUND_ROBIN: &LbPolicy = &LbPolicy::RoundRobin;
+
+#[tokio::test(start_paused = true)]
+async fn priorities_of_leaves_follow_each_other_and_fail_over() {
+    let mut script = Script::round_robin("");
+    script.aggregate(&[&leaf("x", ROUND_ROBIN, "a/b"), &leaf("y", ROUND_ROBIN, "c")]).dials("a");
+    script.fails('a').dials("b").after_seconds(10).await.dials("abc");
+    script.ready('c').await;
+    script.picks("c");
+    script.ready('b').await;
+    script.picks("b");
+    script.ready('a').await;
+    script.picks("a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leaf_without_endpoints_is_passed_over_at_once_and_taken_when_it_has_some() {
+    let mut script = Script::round_robin("");
+    let y = leaf("y", ROUND_ROBIN, "b");
+    script.aggregate(&[&leaf("x", ROUND_ROBIN, ""), &y]).dials("b");
+    let b = script.ready('b').await;
+    script.picks("b");
+    script.aggregate(&[&leaf("x", ROUND_ROBIN, "a"), &y]).dials("a").picks("b");
+    script.ready('a').await;
+    script.picks("a");
+    script.aggregate(&[&leaf("x", ROUND_ROBIN, ""), &y]).picks("b").dials("");
+    assert!(b.slot().is_some(), "the same connection all the time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leaf_keeps_its_connections_wherever_it_moves() {
+    let mut script = Script::round_robin("");
+    let (x, y) = (leaf("x", ROUND_ROBIN, "a"), leaf("y", ROUND_ROBIN, "b"));
+    script.aggregate(&[&x, &y]).fails('a').dials("b");
+    let b = script.ready('b').await;
+    // "whose timer is pending" (A56): the new one gets its ten seconds, and calls wait for it.
+    script.aggregate(&[&leaf("w", ROUND_ROBIN, "c/d"), &leaf("x", ROUND_ROBIN, "a/e"), &y]).waits().dials("c");
+    script.aggregate(&[&y, &x]).picks("b").dials("");
+    assert!(b.slot().is_some());
+    script.aggregate(&[&x]).refuses("no endpoint can be reached");
+    assert!(b.slot().is_none(), "its leaf is gone: \"destroyed at once\" (A115)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_that_move_to_another_leaf_are_dialled_for_it_while_calls_wait() {
+    let mut script = Script::round_robin("");
+    script.aggregate(&[&leaf("x", ROUND_ROBIN, "a"), &leaf("y", ROUND_ROBIN, "")]);
+    let a = script.ready('a').await;
+    let in_flight = a.slot();
+    script.aggregate(&[&leaf("x", ROUND_ROBIN, ""), &leaf("y", ROUND_ROBIN, "a")]).dials("a").waits();
+    assert!(in_flight.is_some() && a.slot().is_none(), "drained, not cut");
+    script.ready('a').await;
+    script.picks("a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_leaf_has_its_own_policy_and_drops() {
+    let mut script = Script::round_robin("");
+    let mut x = ResolvedCluster::clone(&leaf("x", ROUND_ROBIN, "ab"));
+    let drops = vec![DropOverload { category: "all".into(), rate: Millionths::ALL }];
+    x.endpoints = Arc::new(ClusterLoadAssignment { drops, ..ClusterLoadAssignment::clone(&x.endpoints) });
+    script.aggregate(&[&Arc::new(x), &leaf("y", &LbPolicy::PickFirst { shuffle: false }, "cd")]).dials("ab");
+    script.ready('a').await;
+    assert!(matches!(script.pick(), Picked::Dropped(_)));
+    script.after_seconds(2).await.closes('a').fails('a').fails('b').dials("c");
+    script.ready('c').await;
+    script.picks("c");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leaf_whose_security_cannot_be_honoured_is_passed_over() {
+    let mut script = Script::round_robin("");
+    let y = leaf("y", ROUND_ROBIN, "b");
+    script.aggregate(&[&leaf("x!", ROUND_ROBIN, "a"), &y]).dials("b");
+    script.aggregate(&[&leaf("x!", ROUND_ROBIN, "a")]).dials("").refuses("tls is not supported");
+}
+
 // === The end ===
 
 #[tokio::test(start_paused = true)]
@@ -509,6 +607,8 @@ async fn a_worker_whose_cluster_left_the_routes_sends_calls_to_be_routed_again()
 #[derive(Clone, Debug)]
 enum Event {
     Update(String),
+    /// Leaves by name; of two with the same name the first counts.
+    Aggregate(Vec<(&'static str, String)>),
     Policy(LbPolicy),
     /// Of the dial with this share of all that ever were.
     Fails(f64),
@@ -521,6 +621,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     let policies = vec![LbPolicy::RoundRobin, LbPolicy::Random, LbPolicy::PickFirst { shuffle: true }];
     prop_oneof![
         2 => "[a-f]{0,4}([/|][a-f]{0,3}){0,2}".prop_map(Event::Update),
+        2 => vec((select(vec!["x", "y", "z!"]), "[a-f]{0,3}(/[a-f]{0,2})?"), 1..4).prop_map(Event::Aggregate),
         1 => select(policies).prop_map(Event::Policy),
         3 => (0.0..1.0).prop_map(Event::Fails),
         3 => (0.0..1.0).prop_map(Event::Closes),
@@ -557,6 +658,14 @@ async fn any_events(events: Vec<Event>) {
             Event::Update(endpoints) => {
                 script.update(&endpoints);
                 named = endpoints;
+            }
+            Event::Aggregate(mut leaves) => {
+                let mut seen = std::collections::BTreeSet::new();
+                leaves.retain(|(name, _)| seen.insert(*name));
+                let running: Vec<_> = leaves.iter().map(|(name, list)| leaf(name, &script.policy, list)).collect();
+                script.aggregate(&running.iter().collect::<Vec<_>>());
+                let usable = leaves.into_iter().filter(|(name, _)| !name.ends_with('!'));
+                named = usable.map(|(_, endpoints)| endpoints).collect::<Vec<_>>().join("/");
             }
             Event::Policy(policy) => {
                 script.policy = policy;

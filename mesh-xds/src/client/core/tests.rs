@@ -9,7 +9,7 @@ use crate::resource::{
 };
 use crate::{
     ads::{Asks, Request},
-    snapshot::Snapshot,
+    snapshot::{ResolvedCluster, Snapshot},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -307,7 +307,11 @@ fn outcome(target: &Target) -> String {
         Target::Failed(_) => "failed".to_owned(),
         Target::Ready(snapshot) => {
             let cluster = |name: &ClusterName| match &snapshot.clusters[name].state {
-                Ok(resolved) => (name.clone(), Some((Arc::clone(&resolved.cluster), Arc::clone(&resolved.endpoints)))),
+                Ok(leaves) => {
+                    let contents =
+                        |leaf: &Arc<ResolvedCluster>| (Arc::clone(&leaf.cluster), Arc::clone(&leaf.endpoints));
+                    (name.clone(), Some(leaves.iter().map(contents).collect::<Vec<_>>()))
+                }
                 Err(_) => (name.clone(), None),
             };
             let clusters: BTreeMap<_, _> = snapshot.clusters.keys().map(cluster).collect();
