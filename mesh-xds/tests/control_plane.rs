@@ -92,7 +92,7 @@ fn clusters(names: &[&str]) -> Resources {
 #[tokio::test]
 async fn acks_and_nacks_are_told_apart() {
     let control_plane = ControlPlane::new();
-    control_plane.set(clusters(&["a"]));
+    control_plane.set_unchecked(clusters(&["a"]));
     let mut events = control_plane.events();
     let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
     ads.asks(CDS, &["a"]).await;
@@ -132,28 +132,28 @@ async fn acks_and_nacks_are_told_apart() {
 #[tokio::test]
 async fn only_what_changed_is_pushed_and_versions_follow_the_content() {
     let control_plane = ControlPlane::new();
-    control_plane.set(clusters(&["a"]));
+    control_plane.set_unchecked(clusters(&["a"]));
     let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
     ads.asks(CDS, &["a", "b"]).await;
     let first = ads.receives().await;
     ads.acks(&first, &["a", "b"]).await;
     soon(control_plane.wait_for_ack(CDS, "a")).await;
     // The same content is no change: the next response is about the one after it.
-    control_plane.set(clusters(&["a"]));
-    control_plane.set(clusters(&["a", "b"]));
+    control_plane.set_unchecked(clusters(&["a"]));
+    control_plane.set_unchecked(clusters(&["a", "b"]));
     let second = ads.receives().await;
     assert_eq!((second.nonce.as_str(), second.resources.len()), ("2", 2));
     assert_ne!(first.version_info, second.version_info);
     ads.acks(&second, &["a", "b"]).await;
-    control_plane.set(clusters(&["a"]));
+    control_plane.set_unchecked(clusters(&["a"]));
     assert_eq!(ads.receives().await.version_info, first.version_info);
 }
 
 #[tokio::test]
 async fn a_node_gets_its_own_snapshot() {
     let control_plane = ControlPlane::new();
-    control_plane.set(clusters(&["all"]));
-    control_plane.set_for("special", clusters(&["own"]));
+    control_plane.set_unchecked(clusters(&["all"]));
+    control_plane.set_for_unchecked("special", clusters(&["own"]));
     let door = control_plane.in_process();
     for (node, name) in [("special", "own"), ("other", "all")] {
         let mut ads = Ads::open(&door, node).await.expect("a stream");
@@ -172,7 +172,7 @@ async fn a_node_gets_its_own_snapshot() {
 #[tokio::test]
 async fn what_is_held_arrives_after_its_release() {
     let control_plane = ControlPlane::new();
-    control_plane.set(clusters(&["a", "b"]).with(resources::listener("l", "r")));
+    control_plane.set_unchecked(clusters(&["a", "b"]).with(resources::listener("l", "r")));
     control_plane.hold(CDS);
     control_plane.withhold(LDS, ["l"]);
     let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
@@ -189,7 +189,7 @@ async fn what_is_held_arrives_after_its_release() {
 #[tokio::test]
 async fn cut_refused_and_silent_streams() {
     let control_plane = ControlPlane::new();
-    control_plane.set(clusters(&["a"]));
+    control_plane.set_unchecked(clusters(&["a"]));
     let door = control_plane.in_process();
     let mut ads = Ads::open(&door, "node").await.expect("a stream");
     soon(control_plane.wait_for_streams(1)).await;
@@ -286,7 +286,7 @@ impl Delta {
 #[tokio::test]
 async fn delta_tells_what_changed_and_what_is_gone() {
     let control_plane = ControlPlane::new();
-    control_plane.set(clusters(&["a", "b"]));
+    control_plane.set_unchecked(clusters(&["a", "b"]));
     let mut events = control_plane.events();
     let mut delta = Delta::open(&control_plane.in_process()).await;
     delta.subscribes(CDS, &["*"], &[]).await;
@@ -296,7 +296,7 @@ async fn delta_tells_what_changed_and_what_is_gone() {
     delta.answers(&first, None).await;
     soon(control_plane.wait_for_ack(CDS, "b")).await;
 
-    control_plane.set(clusters(&["b", "c"]));
+    control_plane.set_unchecked(clusters(&["b", "c"]));
     let second = delta.receives().await;
     assert_eq!(second.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["c"]);
     delta.answers(&second, Some("no such cluster")).await;
@@ -315,14 +315,14 @@ async fn delta_tells_what_changed_and_what_is_gone() {
 #[tokio::test]
 async fn a_delta_client_resumes_on_a_restarted_control_plane() {
     let before = ControlPlane::new();
-    before.set(clusters(&["same", "changed", "gone"]));
+    before.set_unchecked(clusters(&["same", "changed", "gone"]));
     let mut delta = Delta::open(&before.in_process()).await;
     delta.subscribes(CDS, &[], &[]).await;
     let told = delta.receives().await;
     let held: Vec<_> = told.resources.iter().map(|known| (known.name.as_str(), known.version.as_str())).collect();
 
     let after = ControlPlane::new();
-    after.set(clusters(&["same"]).with(resources::cluster_static("changed", &[])));
+    after.set_unchecked(clusters(&["same"]).with(resources::cluster_static("changed", &[])));
     let mut delta = Delta::open(&after.in_process()).await;
     delta.subscribes(CDS, &[], &held).await;
     let changed = delta.receives().await;
@@ -336,7 +336,7 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
     // Far more than fits into the pipe and its HTTP/2 windows.
     let many: Vec<_> = (0..10_000).map(|index| format!("cluster-{index}")).collect();
     let names: Vec<_> = many.iter().map(String::as_str).collect();
-    control_plane.set(clusters(&names));
+    control_plane.set_unchecked(clusters(&names));
     let door = control_plane.in_process();
     let lazy = Ads::open(&door, "lazy").await.expect("a stream");
     lazy.asks(CDS, &[]).await;
@@ -344,7 +344,7 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
     let mut eager = Ads::open(&door, "eager").await.expect("a stream");
     eager.asks(CDS, &[]).await;
     assert_eq!(eager.receives().await.resources.len(), 10_000);
-    control_plane.set(clusters(&names[1..]));
+    control_plane.set_unchecked(clusters(&names[1..]));
     assert_eq!(eager.receives().await.resources.len(), 9_999);
     // It can be cut while it does not read.
     control_plane.cut_streams();
@@ -355,7 +355,7 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
 async fn ten_thousand_endpoints_fit_into_one_response() {
     let control_plane = ControlPlane::new();
     let addresses: Vec<_> = (0..10_000_u16).map(|index| ([10, 0, 0, 1], 1_000 + index).into()).collect();
-    control_plane.set(Resources::default().with(resources::endpoints("a", &addresses)));
+    control_plane.set_unchecked(Resources::default().with(resources::endpoints("a", &addresses)));
     let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
     ads.asks(EDS, &["a"]).await;
     let response = ads.receives().await;

@@ -5,7 +5,7 @@ use mesh_xds::control_plane::{ControlPlane, DirectoryLoader, LoadError, Resource
 use std::{fs, path::Path, time::Duration};
 
 fn cluster(name: &str) -> String {
-    format!("- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: {name}\n  type: EDS\n")
+    format!("- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: {name}\n  type: STATIC\n")
 }
 
 fn write(folder: &Path, name: &str, text: &str) {

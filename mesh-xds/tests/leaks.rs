@@ -15,7 +15,7 @@ fn descriptors() -> usize {
 #[tokio::test]
 async fn a_thousand_clients_leave_no_descriptor_and_no_stream() {
     let control_plane = ControlPlane::new();
-    control_plane.set(
+    control_plane.set_unchecked(
         Resources::default()
             .with(xds::listener_inline("web", xds::route_config("", vec![xds::virtual_host("*", "a")])))
             .with(xds::cluster_static("a", &[([127, 0, 0, 1], 80).into()])),

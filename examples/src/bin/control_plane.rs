@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 .with(route_config(name, vec![virtual_host("*", name)]))
                 .with(cluster_eds(name))
                 .with(endpoints(name, addresses))
-        }));
+        }))?;
     }
     // The input is over; clients may stay.
     Ok(tokio::signal::ctrl_c().await?)

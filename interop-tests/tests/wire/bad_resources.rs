@@ -92,7 +92,7 @@ impl World {
             subjects.push(Subject { kind, name, channel });
         }
         let control_plane = serving.ads.clone();
-        control_plane.set(good.clone());
+        control_plane.set_unchecked(good.clone());
         for subject in &subjects {
             subject.channel.ready(Duration::from_secs(30)).await.expect("configured and connected");
         }
@@ -110,7 +110,7 @@ impl World {
         let mut resources = self.good.clone();
         resources.insert_any(leading_to(&self.backends[sibling], kind, SIBLING));
         resources.insert_raw(name, resource.clone());
-        self.control_plane.set(resources);
+        self.control_plane.set_unchecked(resources);
     }
 
     /// The version of the next response of this kind, and why it was refused if it was.

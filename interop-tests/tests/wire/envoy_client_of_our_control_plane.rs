@@ -117,7 +117,7 @@ async fn envoy_follows_listeners_routes_clusters_and_endpoints() {
     let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let mut control_plane = OurControlPlane::start().await;
     let ads = control_plane.ads.clone();
-    ads.set(resources(ingress, "blue", &addresses([&a, &b])));
+    ads.set_unchecked(resources(ingress, "blue", &addresses([&a, &b])));
     let envoy = Envoy::start("envoy-1", control_plane.address).await.expect("set up");
     for (type_url, name) in [(CDS, "blue"), (EDS, "blue"), (LDS, "ingress"), (RDS, "routes")] {
         within(&format!("{name} is ACKed: {}", envoy.log()), ads.wait_for_ack(type_url, name)).await;
@@ -130,7 +130,7 @@ async fn envoy_follows_listeners_routes_clusters_and_endpoints() {
     assert_eq!(half, BTreeMap::from([("a".to_owned(), 50), ("b".to_owned(), 50)]), "round robin");
     assert_eq!((a.counters().succeeded, b.counters().succeeded), (50, 50));
 
-    ads.set(resources(ingress, "blue", &addresses([&c])));
+    ads.set_unchecked(resources(ingress, "blue", &addresses([&c])));
     within("the endpoints are ACKed", ads.wait_for_ack(EDS, "blue")).await;
     let moved = async { while answers(&mut client, 10).await.get("c") != Some(&10) {} };
     within("answers from c alone", moved).await;
@@ -138,9 +138,9 @@ async fn envoy_follows_listeners_routes_clusters_and_endpoints() {
     // Envoy answers 503 for a route to a cluster that it is still warming, so the cluster comes first.
     let mut both = resources(ingress, "blue", &addresses([&c]));
     both.extend(Resources::default().with(http2_cluster("green")).with(endpoints("green", &addresses([&a]))));
-    ads.set(both.clone());
+    ads.set_unchecked(both.clone());
     within("the new cluster's endpoints are ACKed", ads.wait_for_ack(EDS, "green")).await;
-    ads.set(both.with(route_config("routes", vec![virtual_host("*", "green")])));
+    ads.set_unchecked(both.with(route_config("routes", vec![virtual_host("*", "green")])));
     within("the routes are ACKed", ads.wait_for_ack(RDS, "routes")).await;
     let moved = async { while answers(&mut client, 10).await.get("a") != Some(&10) {} };
     within("answers from a alone", moved).await;

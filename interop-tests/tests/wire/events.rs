@@ -89,10 +89,11 @@ fn an_operator_reads_what_happens() {
             let limit = Thresholds { max_requests: Some(UInt32Value { value: 5 }), ..Default::default() };
             let limits = CircuitBreakers { thresholds: vec![limit], ..Default::default() };
             mesh.control_plane()
-                .set(good.clone().with(Cluster { circuit_breakers: Some(limits), ..cluster_eds("echo-cluster") }));
+                .set_unchecked(good.clone().with(Cluster { circuit_breakers: Some(limits), ..cluster_eds("echo-cluster") }));
             log.says(&["INFO", "field has no effect", "echo-cluster", "circuit_breakers", "max_requests"]).await;
 
-            mesh.control_plane().set(good.clone().with(Cluster { lb_policy: 77, ..cluster_eds("echo-cluster") }));
+            mesh.control_plane()
+                .set_unchecked(good.clone().with(Cluster { lb_policy: 77, ..cluster_eds("echo-cluster") }));
             log.says(&["WARN", "NACKed", "echo-cluster", "lb_policy"]).await;
 
             a.kill().await;
@@ -123,7 +124,7 @@ fn a_thousand_changes_are_not_a_thousand_lines() {
                 let one = [&a, &b][number % 2].address();
                 let bad =
                     Cluster { lb_policy: 77 + i32::try_from(number).expect("small"), ..cluster_eds("echo-cluster") };
-                mesh.control_plane().set(good.clone().with(endpoints("echo-cluster", &[one])).with(bad));
+                mesh.control_plane().set_unchecked(good.clone().with(endpoints("echo-cluster", &[one])).with(bad));
                 applied(&mesh, Kind::Endpoints, "echo-cluster").await;
             }
             for event in ["configuration applied", "NACKed", "endpoint ready", "resource error"] {

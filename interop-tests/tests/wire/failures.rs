@@ -122,7 +122,7 @@ async fn breaks_and_heals(broken: impl FnOnce(Resources) -> Resources, parts: &[
     let [a] = backends(["a"]).await;
     let whole = service("echo", &[a.address()]);
     let control_plane = ControlPlane::new();
-    control_plane.set(broken(whole.clone()));
+    control_plane.set_unchecked(broken(whole.clone()));
     let mesh = mesh(control_plane.in_process());
     let channel = echo(&mesh);
     fails(&channel, parts).await;
@@ -131,7 +131,7 @@ async fn breaks_and_heals(broken: impl FnOnce(Resources) -> Resources, parts: &[
         let channel = channel.clone();
         async move { waiting(&channel, Duration::from_secs(60)).await }
     });
-    control_plane.set(whole);
+    control_plane.set_unchecked(whole);
     assert_eq!(within("the patient call", patient).await.expect("no panic").expect("a reply"), "a");
     recovers(&channel, "a").await;
 }
@@ -142,12 +142,12 @@ async fn misroutes_and_heals(broken: impl FnOnce(Resources) -> Resources, parts:
     let [a] = backends(["a"]).await;
     let whole = service("echo", &[a.address()]);
     let control_plane = ControlPlane::new();
-    control_plane.set(broken(whole.clone()));
+    control_plane.set_unchecked(broken(whole.clone()));
     let mesh = mesh(control_plane.in_process());
     let channel = echo(&mesh);
     fails(&channel, parts).await;
     assert_unavailable(&waiting(&channel, Duration::from_secs(60)).await.expect_err("no place for it"));
-    control_plane.set(whole);
+    control_plane.set_unchecked(whole);
     recovers(&channel, "a").await;
 }
 
@@ -202,7 +202,7 @@ async fn without_a_route_calls_are_unavailable() {
 #[tokio::test]
 async fn a_call_that_waits_for_its_first_configuration_says_for_what() {
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[]));
+    control_plane.set_unchecked(service("echo", &[]));
     control_plane.hold(Kind::Cluster.type_url());
     let bootstrap = Bootstrap::builder().node_id(NODE).server(control_plane.in_process()).build().expect("a server");
     let mesh = Mesh::builder(bootstrap).build();
@@ -224,7 +224,7 @@ async fn without_a_control_plane_calls_are_unavailable() {
     runs_late(&channel, &["Listener \"echo\"", "cannot be reached"]).await;
 
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     let _serving = control_plane.listen(address).await.expect("the port is still free");
     recovers(&channel, "a").await;
 }
@@ -233,7 +233,7 @@ async fn without_a_control_plane_calls_are_unavailable() {
 async fn with_a_control_plane_that_drops_packets_calls_are_unavailable() {
     let [a] = backends(["a"]).await;
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     let serving = control_plane.listen((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let proxy = Proxy::start(serving.local_addr().expect("bound")).await.expect("a free port");
     proxy.silence();
@@ -248,7 +248,7 @@ async fn with_a_control_plane_that_drops_packets_calls_are_unavailable() {
 async fn with_a_control_plane_that_never_answers_calls_are_unavailable() {
     let [a] = backends(["a"]).await;
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     control_plane.silent(true);
     let mesh = mesh(control_plane.in_process());
     let channel = echo(&mesh);
@@ -261,7 +261,7 @@ async fn with_a_control_plane_that_never_answers_calls_are_unavailable() {
 async fn with_a_control_plane_that_refuses_streams_calls_are_unavailable() {
     let [a] = backends(["a"]).await;
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     control_plane.refuse(true);
     let mesh = mesh(control_plane.in_process());
     let channel = echo(&mesh);
@@ -274,7 +274,7 @@ async fn with_a_control_plane_that_refuses_streams_calls_are_unavailable() {
 async fn an_ads_stream_that_is_reset_half_way_fails_no_call() {
     let [a] = backends(["a"]).await;
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     control_plane.hold(Kind::Cluster.type_url());
     let bootstrap = Bootstrap::builder().node_id(NODE).server(control_plane.in_process()).build().expect("a server");
     let mesh = Mesh::builder(bootstrap).build();
@@ -298,7 +298,7 @@ async fn with_refused_endpoints_calls_are_unavailable() {
     a.stop().await;
     b.stop().await;
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &addresses([&a, &b])));
+    control_plane.set_unchecked(service("echo", &addresses([&a, &b])));
     let mesh = mesh(control_plane.in_process());
     let channel = echo(&mesh);
     fails(&channel, &["cluster \"echo-cluster\"", "no endpoint can be reached", "refused"]).await;
@@ -311,12 +311,12 @@ async fn with_refused_endpoints_calls_are_unavailable() {
 async fn with_an_endpoint_that_never_speaks_calls_are_unavailable() {
     let mute = RawServer::start().await.expect("a free port");
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[mute.address()]));
+    control_plane.set_unchecked(service("echo", &[mute.address()]));
     let mesh = mesh(control_plane.in_process());
     let channel = echo(&mesh);
     fails(&channel, &["cluster \"echo-cluster\"", "no endpoint can be reached", "SETTINGS"]).await;
     let [a] = backends(["a"]).await;
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     recovers(&channel, "a").await;
 }
 
@@ -325,7 +325,7 @@ async fn with_an_endpoint_that_never_speaks_calls_are_unavailable() {
 /// A mesh and a channel that is connected to `backend`.
 async fn connected(backend: &Backend) -> (ControlPlane, Mesh, MeshChannel) {
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[backend.address()]));
+    control_plane.set_unchecked(service("echo", &[backend.address()]));
     let bootstrap = Bootstrap::builder().node_id(NODE).server(control_plane.in_process()).build().expect("a server");
     let mesh = Mesh::builder(bootstrap).build();
     let channel = echo(&mesh);

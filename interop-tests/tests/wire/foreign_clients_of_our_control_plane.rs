@@ -53,7 +53,7 @@ async fn follows_endpoints_routes_and_a_lost_stream(implementation: Grpc) {
     let [a, b, c] = backends(["a", "b", "c"]).await;
     let mut control_plane = OurControlPlane::start().await;
     let ads = control_plane.ads.clone();
-    ads.set(plain(&addresses([&a, &b])));
+    ads.set_unchecked(plain(&addresses([&a, &b])));
     let bootstrap = bootstrap("foreign-1", control_plane.address);
     let mut client = ForeignClient::start(implementation, "xds:///greeter", &bootstrap).await.expect("set up");
 
@@ -63,7 +63,7 @@ async fn follows_endpoints_routes_and_a_lost_stream(implementation: Grpc) {
     let told = answers.iter().map(|(hostname, &count)| (hostname.as_str(), count)).collect::<BTreeMap<_, _>>();
     assert_eq!(told, seen, "the backends saw what the client told");
 
-    ads.set(plain(&addresses([&b, &c])));
+    ads.set_unchecked(plain(&addresses([&b, &c])));
     within("the endpoints are ACKed", ads.wait_for_ack(EDS, "blue")).await;
     answered_by(&mut client, &["b", "c"]).await;
 
@@ -71,7 +71,7 @@ async fn follows_endpoints_routes_and_a_lost_stream(implementation: Grpc) {
     let split = vec![virtual_host_weighted("*", &[("blue", 0), ("green", 100)])];
     let mut canary = plain(&addresses([&b, &c]));
     canary.extend(green.clone().with(route_config("routes", split)));
-    ads.set(canary);
+    ads.set_unchecked(canary);
     within("the routes are ACKed", ads.wait_for_ack(RDS, "routes")).await;
     answered_by(&mut client, &["a"]).await;
 
@@ -82,10 +82,10 @@ async fn follows_endpoints_routes_and_a_lost_stream(implementation: Grpc) {
     // A cluster stays until nobody routes to it: these clients fail calls to one that goes together with its last route.
     let mut both = back.clone();
     both.extend(green);
-    ads.set(both);
+    ads.set_unchecked(both);
     within("the listener is ACKed on a new stream", ads.wait_for_ack(LDS, "greeter")).await;
     answered_by(&mut client, &["c"]).await;
-    ads.set(back);
+    ads.set_unchecked(back);
     within("the old cluster is let go", ads.wait_for_unsubscription(CDS, "green")).await;
     answered_by(&mut client, &["c"]).await;
     assert!(ads.streams_opened() > streams, "a new stream was opened");

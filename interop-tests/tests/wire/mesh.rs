@@ -92,7 +92,7 @@ fn bootstrap_to(node: &str, address: SocketAddr) -> Bootstrap {
 impl SocketMesh {
     pub(crate) async fn start(resources: Resources) -> Self {
         let control_plane = ControlPlane::new();
-        control_plane.set(resources);
+        control_plane.set_unchecked(resources);
         let serving = control_plane.listen("127.0.0.1:0").await.expect("a free port");
         let address = serving.local_addr().expect("bound");
         let mesh = Mesh::builder(bootstrap_to("socket", address)).build();
@@ -112,7 +112,7 @@ impl SocketMesh {
     }
 
     pub(crate) fn set(&self, resources: Resources) {
-        self.control_plane.set(resources);
+        self.control_plane.set_unchecked(resources);
     }
 
     pub(crate) async fn applied(&self, kind: Kind, name: &str) {

@@ -70,7 +70,7 @@ fn two_meshes_from_the_environment_share_one_stream_and_wait_for_its_file() {
     alone("process::two_meshes_from_the_environment_share_one_stream_and_wait_for_its_file", variables, async |dir| {
         let [a] = backends(["a"]).await;
         let control_plane = OurControlPlane::start().await;
-        control_plane.ads.set(service("echo", &[a.address()]));
+        control_plane.ads.set_unchecked(service("echo", &[a.address()]));
         let mut first = Box::pin(Mesh::from_env());
         assert!(poll_once(first.as_mut()).await.is_none(), "the file is not there");
         // An empty file is one that is about to be written.
@@ -132,7 +132,7 @@ async fn a_socket_that_appears_late_is_waited_for() {
     let mut reading = Box::pin(Bootstrap::from_file(file(directory.path()), AN_HOUR));
     assert!(poll_once(reading.as_mut()).await.is_none(), "nobody listens yet");
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     let _serving = control_plane.serve_unix(&socket).await.expect("a new path");
     let mesh = Mesh::builder(within("the socket", reading).await.expect("a good file")).build();
     assert_eq!(answer(&echo(&mesh)).await, "a");
@@ -195,7 +195,7 @@ async fn an_agent_that_closes_all_but_the_newest_stream_sees_one() {
     let control_plane = OurControlPlane::start().await;
     let mut both = service("echo", &[a.address()]);
     both.extend(service("other", &[b.address()]));
-    control_plane.ads.set(both);
+    control_plane.ads.set_unchecked(both);
     let agent = Agent::start(control_plane.address).await;
     let mut held = Vec::new();
     for _ in 0..20 {
@@ -217,7 +217,7 @@ async fn an_agent_that_closes_all_but_the_newest_stream_sees_one() {
     within("our second stream", again).await;
     assert_eq!(*agent.accepted.borrow(), 3, "the stranger, and one of us");
     drop(stranger);
-    control_plane.ads.set(service("echo", &[b.address()]));
+    control_plane.ads.set_unchecked(service("echo", &[b.address()]));
     let moved = async { while answer(&held[0].1).await != "b" {} };
     within("an update through the second stream", moved).await;
     assert_eq!((*agent.accepted.borrow(), control_plane.ads.streams_opened()), (3, 2));
@@ -240,7 +240,7 @@ impl Peers {
         let (ads, serving, backends) = runtime.block_on(async {
             let backends = backends(["a", "b"]).await;
             let ads = ControlPlane::new();
-            ads.set(service("echo", &[backends[0].address()]));
+            ads.set_unchecked(service("echo", &[backends[0].address()]));
             let serving = ads.listen((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
             (ads, serving, backends)
         });
@@ -272,7 +272,7 @@ fn a_mesh_goes_on_when_the_runtime_that_made_the_first_one_is_gone() {
         (mesh, channel)
     });
     drop(first_runtime);
-    peers.ads.set(service("echo", &[peers.backends[1].address()]));
+    peers.ads.set_unchecked(service("echo", &[peers.backends[1].address()]));
     second_runtime.block_on(async {
         let moved = async { while answer(&channel).await != "b" {} };
         within("an update", moved).await;
@@ -316,7 +316,7 @@ fn meshes_that_come_and_go_leave_nothing_behind() {
         async |_| {
             let [a] = backends(["a"]).await;
             let control_plane = OurControlPlane::start().await;
-            control_plane.ads.set(service("echo", &[a.address()]));
+            control_plane.ads.set_unchecked(service("echo", &[a.address()]));
             // The last few live on, so that some cycles share the stream and some end it.
             let cycle = async |number: u32| {
                 let mesh = Mesh::builder(parsed("cycle-node", control_plane.address)).build();

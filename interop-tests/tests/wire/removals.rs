@@ -27,7 +27,7 @@ async fn once_status_shows_that_an_endpoint_is_gone_an_idle_client_does_not_call
     let channel = ready(&mesh, "echo").await;
     unary(&channel).await.expect("a reply");
     all_are_ready(mesh.mesh()).await;
-    mesh.control_plane().set(service("echo", &addresses([&b, &c])));
+    mesh.control_plane().set_unchecked(service("echo", &addresses([&b, &c])));
     // The client is idle: nothing but the update itself makes it look.
     until("the removal", || !shown(&mesh).contains(&a.address())).await;
     let before = a.counters().calls;
@@ -44,13 +44,13 @@ async fn once_status_shows_that_an_endpoint_is_gone_a_busy_client_does_not_call_
     let mesh = mesh(service("echo", &addresses([&a, &b, &c])));
     let load = Load::start(ready(&mesh, "echo").await, 500);
     for _ in 0..soak(5) {
-        mesh.control_plane().set(service("echo", &addresses([&b, &c])));
+        mesh.control_plane().set_unchecked(service("echo", &addresses([&b, &c])));
         until("the removal", || !shown(&mesh).contains(&a.address())).await;
         load.old_calls_end().await;
         let before = a.counters();
         load.goes_on(50).await;
         assert_eq!(a.counters().calls, before.calls);
-        mesh.control_plane().set(service("echo", &addresses([&a, &b, &c])));
+        mesh.control_plane().set_unchecked(service("echo", &addresses([&a, &b, &c])));
         a.wait_for(|now| now.calls > before.calls).await.expect("it is called again");
     }
     load.stop().await.were_all_answered_by(&[&a, &b, &c]);
@@ -63,12 +63,12 @@ async fn a_cluster_that_leaves_the_routes_and_returns_is_called_at_its_new_endpo
     let load = Load::start(ready(&mesh, "echo").await, 500);
     for round in 0..soak(10) {
         let (now, before) = if round % 2 == 0 { (&b, &a) } else { (&a, &b) };
-        mesh.control_plane().set(routed_to("other", other.address()));
+        mesh.control_plane().set_unchecked(routed_to("other", other.address()));
         // Every other time it is back before anybody can have noticed that it was away.
         if round % 4 < 2 {
             applied(&mesh, Kind::RouteConfig, "routes").await;
         }
-        mesh.control_plane().set(routed_to("comes-and-goes", now.address()));
+        mesh.control_plane().set_unchecked(routed_to("comes-and-goes", now.address()));
         applied(&mesh, Kind::Endpoints, "comes-and-goes").await;
         applied(&mesh, Kind::RouteConfig, "routes").await;
         load.old_calls_end().await;
@@ -94,7 +94,7 @@ async fn one_endpoint_of_a_thousand_touches_no_other_connection() {
     assert_eq!(backend.counters().connections, 1_000);
     for round in 0..10u8 {
         fleet[usize::from(round) * 97] = ([127, 2, 0, round + 1], port).into();
-        mesh.control_plane().set(service("echo", &fleet));
+        mesh.control_plane().set_unchecked(service("echo", &fleet));
         applied(&mesh, Kind::Endpoints, "echo-cluster").await;
         all_are_ready(mesh.mesh()).await;
         backend.wait_for(|now| now.open_connections == 1_000).await.expect("one came and one went");

@@ -165,7 +165,7 @@ async fn ready_names_what_is_missing_step_by_step() {
     }
     missing(&channel, "no endpoint is ready in cluster \"echo-cluster\"").await;
     assert_eq!(channel.state(), ChannelState::Ready);
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     assert_eq!(channel.ready(LONG).await, Ok(vec![]));
 }
 
@@ -192,14 +192,15 @@ async fn status_shows_versions_and_a_refused_update_beside_the_value_in_use() {
 
     // 77 is no lb_policy.
     let bad = Cluster { lb_policy: 77, ..cluster_eds("echo-cluster") };
-    mesh.control_plane().set(good.clone().with(bad));
+    mesh.control_plane().set_unchecked(good.clone().with(bad));
     within("the NACK", mesh.control_plane().wait_for_nack(Kind::Cluster.type_url())).await;
     let (version_in_use, state) = version(&mesh, Kind::Cluster, "echo-cluster");
     assert_eq!(version_in_use, before);
     assert!(matches!(&state, ResourceState::Nacked { error } if error.contains("lb_policy")), "{state:?}");
     assert_eq!(unary(&channel).await.expect("the good cluster stays"), "a");
 
-    mesh.control_plane().set(good.with(Cluster { alt_stat_name: "changed".to_owned(), ..cluster_eds("echo-cluster") }));
+    mesh.control_plane()
+        .set_unchecked(good.with(Cluster { alt_stat_name: "changed".to_owned(), ..cluster_eds("echo-cluster") }));
     applied(&mesh, Kind::Cluster, "echo-cluster").await;
     let (after, state) = version(&mesh, Kind::Cluster, "echo-cluster");
     assert!(after != before && state == ResourceState::Acked, "{after:?} {state:?}");
@@ -216,7 +217,7 @@ async fn no_call_goes_the_old_way_once_the_new_version_counts_as_applied() {
     let mut last = version(&mesh, Kind::Endpoints, "echo-cluster").0;
     for round in 0..100 {
         let backend = if round % 2 == 0 { &b } else { &a };
-        mesh.control_plane().set(to(backend));
+        mesh.control_plane().set_unchecked(to(backend));
         let newer = async {
             loop {
                 let status = mesh.mesh().status();

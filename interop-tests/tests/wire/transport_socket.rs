@@ -87,7 +87,7 @@ async fn never_dialled(cluster: Cluster, field: &str) {
     assert!(failing.iter().any(|failing| failing.reason.contains(field)), "{failing:?}");
     // New endpoints are no reason to dial, either.
     let [b] = backends(["b"]).await;
-    mesh.control_plane().set(echo(&a, cluster).with(endpoints("echo-cluster", &addresses([&a, &b]))));
+    mesh.control_plane().set_unchecked(echo(&a, cluster).with(endpoints("echo-cluster", &addresses([&a, &b]))));
     applied(&mesh, Kind::Endpoints, "echo-cluster").await;
     refused(&channel, field).await;
     assert_eq!([a.counters().connections, b.counters().connections], [0, 0]);
@@ -122,7 +122,7 @@ async fn live(cluster: Cluster, field: &str) {
     let channel = ready(&mesh, "echo").await;
     unary(&channel).await.expect("plaintext so far");
 
-    mesh.control_plane().set(echo(&a, cluster));
+    mesh.control_plane().set_unchecked(echo(&a, cluster));
     applied(&mesh, Kind::Cluster, "echo-cluster").await;
     let before = a.counters();
     for _ in 0..10 {
@@ -136,7 +136,7 @@ async fn live(cluster: Cluster, field: &str) {
     refused(&channel, field).await;
     assert_eq!(a.counters().connections, before.connections);
 
-    mesh.control_plane().set(echo(&a, cluster_eds("echo-cluster")));
+    mesh.control_plane().set_unchecked(echo(&a, cluster_eds("echo-cluster")));
     applied(&mesh, Kind::Cluster, "echo-cluster").await;
     assert_eq!(unary(&channel).await.expect("plaintext again"), "a");
 }
@@ -170,10 +170,10 @@ async fn plain_http_is_refused_until_the_field_is_gone() {
     assert_eq!((status, a.counters().connections), (StatusCode::SERVICE_UNAVAILABLE, 0));
     assert!(cause.contains("echo:80-cluster") && cause.contains("envoy.transport_sockets.tls"), "{cause}");
 
-    mesh.control_plane().set(of(cluster_eds("")));
+    mesh.control_plane().set_unchecked(of(cluster_eds("")));
     applied(&mesh, Kind::Cluster, "echo:80-cluster").await;
     assert_eq!(get().await.0, StatusCode::OK);
-    mesh.control_plane().set(of(with_matches()));
+    mesh.control_plane().set_unchecked(of(with_matches()));
     applied(&mesh, Kind::Cluster, "echo:80-cluster").await;
     let calls = a.counters().calls;
     let (status, cause) = get().await;
@@ -192,7 +192,7 @@ async fn calls_that_wait_for_ready_go_through_once_the_field_is_gone() {
     request.extensions_mut().insert(WaitForReady);
     let mut client = TestServiceClient::new(channel);
     let call = tokio::spawn(async move { client.unary_call(request).await });
-    mesh.control_plane().set(echo(&a, cluster_eds("echo-cluster")));
+    mesh.control_plane().set_unchecked(echo(&a, cluster_eds("echo-cluster")));
     let answer = within("the reply", call).await.expect("no panic").expect("a reply");
     assert_eq!(answer.into_inner().hostname, "a");
 }

@@ -1,10 +1,12 @@
 //! Dangling references of a snapshot: what its resources name and do not contain.
 //!
-//! A snapshot with holes is legal (resources may come from elsewhere, or later), so that serving it is NOT refused;
-//! most often it is a typing mistake.
+//! A snapshot with holes is legal (resources may come from elsewhere, or later), but most often it is a typing mistake,
+//! so that serving it takes a word more. What a resource names is found out once, when it is encoded. Whether resources
+//! are valid is NOT looked at: the clients judge that.
 
 use super::resources::Resources;
 use crate::resource::Kind;
+use bytes::Bytes;
 use envoy_types::pb::{
     envoy::{
         config::{
@@ -45,6 +47,9 @@ pub struct Missing {
     pub named_by: String,
 }
 
+/// What a resource names.
+pub(super) type Reference = (Kind, String);
+
 impl Resources {
     /// Looks for references that lead nowhere: routes of listeners, clusters of routes and of aggregate clusters,
     /// endpoints of EDS clusters.
@@ -52,78 +57,106 @@ impl Resources {
     /// # Errors
     /// [`Inconsistent`] with everything that is missing.
     pub fn check(&self) -> Result<(), Inconsistent> {
-        let mut references = References { resources: self, found: BTreeSet::new(), missing: vec![] };
-        self.messages::<Listener>().for_each(|listener| references.of_listener(&listener));
-        self.messages::<RouteConfiguration>().for_each(|routes| {
-            references.of_virtual_hosts(&routes.virtual_hosts, &format!("{} {}", Kind::RouteConfig, routes.name));
-        });
-        self.messages::<Cluster>().for_each(|cluster| references.of_cluster(&cluster));
-        match references.missing {
-            missing if missing.is_empty() => Ok(()),
-            missing => Err(Inconsistent { missing }),
+        let mut holes = Holes::default();
+        for (type_url, values) in Kind::ALL.iter().filter_map(|kind| self.of_type(kind.type_url())) {
+            for (name, value) in values {
+                let contains = |kind: &str, name: &str| self.contains(kind, name);
+                holes.look(type_url, name, &references(type_url, value), contains);
+            }
         }
+        holes.found()
     }
 }
 
-struct References<'a> {
-    resources: &'a Resources,
-    found: BTreeSet<(Kind, String)>,
+/// References that lead nowhere.
+#[derive(Debug, Default)]
+pub(super) struct Holes {
+    known: BTreeSet<Reference>,
     missing: Vec<Missing>,
 }
 
-impl References<'_> {
-    fn add(&mut self, kind: Kind, name: &str, named_by: &str) {
-        if !self.resources.contains(kind.type_url(), name) && self.found.insert((kind, name.to_owned())) {
-            self.missing.push(Missing { kind, name: name.to_owned(), named_by: named_by.to_owned() });
-        }
-    }
-
-    fn of_listener(&mut self, listener: &Listener) {
-        let named_by = format!("{} {}", Kind::Listener, listener.name);
-        let api = listener.api_listener.iter().filter_map(|api| api.api_listener.as_ref());
-        let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
-        let filters = chains.flat_map(|chain| &chain.filters).filter_map(|filter| match &filter.config_type {
-            Some(ConfigType::TypedConfig(config)) => Some(config),
-            _ => None,
-        });
-        for manager in api.chain(filters).filter_map(unpack::<HttpConnectionManager>) {
-            match manager.route_specifier {
-                Some(RouteSpecifier::Rds(rds)) => self.add(Kind::RouteConfig, &rds.route_config_name, &named_by),
-                Some(RouteSpecifier::RouteConfig(routes)) => self.of_virtual_hosts(&routes.virtual_hosts, &named_by),
-                _ => {}
+impl Holes {
+    /// Looks at what one resource names.
+    pub(super) fn look(
+        &mut self,
+        type_url: &str,
+        name: &str,
+        references: &[Reference],
+        contains: impl Fn(&str, &str) -> bool,
+    ) {
+        for (kind, named) in references {
+            if !contains(kind.type_url(), named) && self.known.insert((*kind, named.clone())) {
+                let by = Kind::from_type_url(type_url).map_or_else(|| type_url.to_owned(), |kind| kind.to_string());
+                self.missing.push(Missing { kind: *kind, name: named.clone(), named_by: format!("{by} {name}") });
             }
         }
     }
 
-    fn of_virtual_hosts(&mut self, virtual_hosts: &[VirtualHost], named_by: &str) {
-        for route in virtual_hosts.iter().flat_map(|host| &host.routes) {
-            let Some(Action::Route(action)) = &route.action else { continue };
-            match &action.cluster_specifier {
-                Some(ClusterSpecifier::Cluster(name)) => self.add(Kind::Cluster, name, named_by),
-                Some(ClusterSpecifier::WeightedClusters(split)) => {
-                    let named = split.clusters.iter().filter(|cluster| !cluster.name.is_empty());
-                    named.for_each(|cluster| self.add(Kind::Cluster, &cluster.name, named_by));
-                }
-                // Chosen per request.
-                _ => {}
-            }
-        }
+    pub(super) fn found(self) -> Result<(), Inconsistent> {
+        if self.missing.is_empty() { Ok(()) } else { Err(Inconsistent { missing: self.missing }) }
     }
+}
 
-    fn of_cluster(&mut self, cluster: &Cluster) {
-        let named_by = format!("{} {}", Kind::Cluster, cluster.name);
-        match &cluster.cluster_discovery_type {
-            Some(ClusterDiscoveryType::Type(kind)) if *kind == DiscoveryType::Eds as i32 => {
-                let service = cluster.eds_cluster_config.as_ref().map_or("", |eds| &eds.service_name);
-                self.add(Kind::Endpoints, if service.is_empty() { &cluster.name } else { service }, &named_by);
+/// What a resource names; nothing if it is no such message.
+pub(super) fn references(type_url: &str, value: &Bytes) -> Vec<Reference> {
+    match Kind::from_type_url(type_url) {
+        Some(Kind::Listener) => decoded(value).map_or_else(Vec::new, |listener| of_listener(&listener)),
+        Some(Kind::RouteConfig) => {
+            decoded::<RouteConfiguration>(value).map_or_else(Vec::new, |routes| of_virtual_hosts(&routes.virtual_hosts))
+        }
+        Some(Kind::Cluster) => decoded(value).map_or_else(Vec::new, |cluster| of_cluster(&cluster)),
+        Some(Kind::Endpoints | Kind::Other(_)) | None => vec![],
+    }
+}
+
+fn of_listener(listener: &Listener) -> Vec<Reference> {
+    let api = listener.api_listener.iter().filter_map(|api| api.api_listener.as_ref());
+    let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
+    let filters = chains.flat_map(|chain| &chain.filters).filter_map(|filter| match &filter.config_type {
+        Some(ConfigType::TypedConfig(config)) => Some(config),
+        _ => None,
+    });
+    let of_manager = |manager: HttpConnectionManager| match manager.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) => vec![(Kind::RouteConfig, rds.route_config_name)],
+        Some(RouteSpecifier::RouteConfig(routes)) => of_virtual_hosts(&routes.virtual_hosts),
+        _ => vec![],
+    };
+    api.chain(filters).filter_map(unpack::<HttpConnectionManager>).flat_map(of_manager).collect()
+}
+
+fn of_virtual_hosts(virtual_hosts: &[VirtualHost]) -> Vec<Reference> {
+    let mut found = vec![];
+    for route in virtual_hosts.iter().flat_map(|host| &host.routes) {
+        let Some(Action::Route(action)) = &route.action else { continue };
+        match &action.cluster_specifier {
+            Some(ClusterSpecifier::Cluster(name)) => found.push((Kind::Cluster, name.clone())),
+            Some(ClusterSpecifier::WeightedClusters(split)) => {
+                let named = split.clusters.iter().filter(|cluster| !cluster.name.is_empty());
+                found.extend(named.map(|cluster| (Kind::Cluster, cluster.name.clone())));
             }
-            Some(ClusterDiscoveryType::ClusterType(custom)) => {
-                let aggregate = custom.typed_config.as_ref().and_then(unpack::<Aggregate>).unwrap_or_default();
-                aggregate.clusters.iter().for_each(|name| self.add(Kind::Cluster, name, &named_by));
-            }
+            // Chosen per request.
             _ => {}
         }
     }
+    found
+}
+
+fn of_cluster(cluster: &Cluster) -> Vec<Reference> {
+    match &cluster.cluster_discovery_type {
+        Some(ClusterDiscoveryType::Type(kind)) if *kind == DiscoveryType::Eds as i32 => {
+            let service = cluster.eds_cluster_config.as_ref().map_or("", |eds| &eds.service_name);
+            vec![(Kind::Endpoints, if service.is_empty() { &cluster.name } else { service }.to_owned())]
+        }
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            let aggregate = custom.typed_config.as_ref().and_then(unpack::<Aggregate>).unwrap_or_default();
+            aggregate.clusters.into_iter().map(|name| (Kind::Cluster, name)).collect()
+        }
+        _ => vec![],
+    }
+}
+
+fn decoded<M: Message + Default>(value: &Bytes) -> Option<M> {
+    M::decode(value.clone()).ok()
 }
 
 fn unpack<M: Message + Name + Default>(any: &Any) -> Option<M> {

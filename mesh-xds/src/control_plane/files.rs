@@ -5,6 +5,7 @@
 //! NOT watch anything.
 
 use super::{
+    check::Inconsistent,
     json::{self, Typed},
     resources::Resources,
 };
@@ -108,6 +109,14 @@ impl LoadError {
     pub(super) fn unwatchable(folder: &Path, error: &notify::Error) -> Self {
         let mut load = Load::default();
         load.mistake(Some(folder), 0, Invalid::new(format!("cannot be watched: {error}")));
+        Self { mistakes: load.mistakes }
+    }
+
+    pub(super) fn inconsistent(folder: &Path, inconsistent: &Inconsistent) -> Self {
+        let mut load = Load::default();
+        for missing in &inconsistent.missing {
+            load.mistake(Some(folder), 0, Invalid::new(format!("missing: {missing}")));
+        }
         Self { mistakes: load.mistakes }
     }
 }

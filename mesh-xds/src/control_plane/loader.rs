@@ -37,8 +37,8 @@ pub struct DirectoryLoader {
 
 impl ControlPlane {
     /// Serves the resources of a directory (see [`Resources::from_dir`]) to all nodes, and loads them again whenever
-    /// something changes there. A mistake is logged and reported by [`DirectoryLoader`]; the last good resources stay
-    /// served meanwhile. The directory itself has to stay: one that is replaced as a whole is not followed.
+    /// something changes there. A mistake is logged and reported by [`DirectoryLoader`], also a resource that is named and
+    /// not there ([`Resources::check`]); the last good resources stay served meanwhile. The directory itself has to stay: one that is replaced as a whole is not followed.
     ///
     /// # Errors
     /// When the directory cannot be watched, or its files have mistakes now.
@@ -52,7 +52,7 @@ impl ControlPlane {
         // Before the first load, so that no change falls between the two.
         let watcher =
             watch_folder(&folder, changed.clone()).map_err(|error| LoadError::unwatchable(&folder, &error))?;
-        let resources = Resources::from_dir(&folder)?;
+        let resources = load(&folder)?;
         // Latest wins: whoever asks wants to know how things are.
         let reports = watch::Sender::new(Ok(()));
         let mut follower = Follower { control_plane: self.clone(), folder, served: None, reports };
@@ -90,6 +90,12 @@ impl Drop for DirectoryLoader {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn load(folder: &Path) -> Result<Resources, LoadError> {
+    let resources = Resources::from_dir(folder)?;
+    resources.check().map_err(|inconsistent| LoadError::inconsistent(folder, &inconsistent))?;
+    Ok(resources)
 }
 
 fn watch_folder(folder: &Path, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
@@ -134,7 +140,7 @@ impl Follower {
 
     async fn load(&self) -> Result<Resources, LoadError> {
         let folder = self.folder.clone();
-        match tokio::task::spawn_blocking(move || Resources::from_dir(folder)).await {
+        match tokio::task::spawn_blocking(move || load(&folder)).await {
             Ok(result) => result,
             // Only when the runtime shuts down, and this task with it.
             Err(_) => std::future::pending().await,
@@ -146,11 +152,9 @@ impl Follower {
         if self.served.as_ref() == Some(&resources) && was_good {
             return;
         }
-        if let Err(inconsistent) = resources.check() {
-            tracing::warn!(folder = %self.folder.display(), %inconsistent, "resources refer to others that are not there");
-        }
         tracing::info!(folder = %self.folder.display(), resources = resources.len(), "resources loaded");
-        self.control_plane.set(resources.clone());
+        // Checked when it was loaded.
+        self.control_plane.set_unchecked(resources.clone());
         self.served = Some(resources);
         drop(self.reports.send_replace(Ok(())));
     }

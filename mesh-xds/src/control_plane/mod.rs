@@ -18,11 +18,11 @@
 //!         .with(route_config("greeter-routes", vec![virtual_host("*", "greeter")]))
 //!         .with(cluster_eds("greeter"))
 //!         .with(endpoints("greeter", &["127.0.0.1:50051".parse()?, "127.0.0.1:50052".parse()?])),
-//! );
+//! )?;
 //! let serving = control_plane.listen("127.0.0.1:18000").await?;
 //! println!("xDS clients are welcome at {}", serving.local_addr()?);
 //! // Later: a new snapshot. Only what changed is pushed.
-//! control_plane.set(Resources::default().with(cluster_eds("greeter")));
+//! control_plane.set(Resources::default())?;
 //! # Ok(())
 //! # }
 //! ```
@@ -65,5 +65,5 @@ pub use events::{Dialect, Event, EventReceiver, Missed, Verdict};
 pub use files::{LoadError, Mistake};
 pub use loader::DirectoryLoader;
 pub use resources::Resources;
-pub use server::ControlPlane;
+pub use server::{ControlPlane, ControlPlaneBuilder};
 pub use serving::Serving;

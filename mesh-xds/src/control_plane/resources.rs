@@ -129,11 +129,8 @@ impl Resources {
         self.types.iter().map(|(url, values)| (url.as_str(), values))
     }
 
-    pub(super) fn messages<M: Message + Name + Default>(&self) -> impl Iterator<Item = M> {
-        self.types.get(&M::type_url()).into_iter().flat_map(|of_type| of_type.values()).filter_map(|value| {
-            // What is no such message refers to nothing.
-            M::decode(value.clone()).ok()
-        })
+    pub(super) fn of_type(&self, type_url: &str) -> Option<(&str, &BTreeMap<Arc<str>, Bytes>)> {
+        self.types.get_key_value(type_url).map(|(url, values)| (url.as_str(), values))
     }
 }
 

@@ -4,6 +4,7 @@
 //! stream happens in its own task under its own lock, so that no client waits for another. Sockets are NOT here.
 
 use super::{
+    check::Inconsistent,
     events::{Dialect, Event, EventReceiver},
     hooks::Hooks,
     resources::Resources,
@@ -11,7 +12,7 @@ use super::{
     snapshot::Snapshot,
     stream::Opened,
 };
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::{envoy::config::core::v3::Node, google::protobuf::Any};
 use rustc_hash::FxHashMap;
 use std::{
     collections::BTreeMap,
@@ -31,16 +32,26 @@ use tonic::Status;
 /// ```
 /// use mesh_xds::control_plane::{ControlPlane, Resources, resources};
 /// let control_plane = ControlPlane::new();
-/// control_plane.set(Resources::default().with(resources::cluster_eds("greeter")));
-/// control_plane.set_for("canary", Resources::default());
+/// let greeter = resources::cluster_static("greeter", &["127.0.0.1:50051".parse()?]);
+/// control_plane.set(Resources::default().with(greeter))?;
+/// control_plane.set_for("canary", Resources::default())?;
 /// assert_eq!(control_plane.open_streams(), 0);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct ControlPlane {
     shared: Arc<Shared>,
 }
 
+/// Settings of a control plane; [`ControlPlane::builder`] makes one.
+pub struct ControlPlaneBuilder {
+    node_hash: Box<NodeHash>,
+}
+
+type NodeHash = dyn Fn(&Node) -> String + Send + Sync;
+
 struct Shared {
+    node_hash: Box<NodeHash>,
     books: Mutex<Books>,
     /// Held while a new snapshot is made of the previous one, so that the books are free meanwhile.
     setting: Mutex<()>,
@@ -71,16 +82,12 @@ impl Default for ControlPlane {
 impl ControlPlane {
     /// A control plane that serves nothing yet.
     pub fn new() -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                books: Mutex::default(),
-                setting: Mutex::default(),
-                changes: watch::Sender::new(()),
-                progress: watch::Sender::new(()),
-                // 4,096 events may wait for the slowest receiver, which loses the oldest ones after that.
-                events: broadcast::Sender::new(4096),
-            }),
-        }
+        Self::builder().build()
+    }
+
+    /// A control plane with other settings than [`new`](Self::new)'s.
+    pub fn builder() -> ControlPlaneBuilder {
+        ControlPlaneBuilder { node_hash: Box::new(|node| node.id.clone()) }
     }
 
     // === What is served ===
@@ -88,25 +95,59 @@ impl ControlPlane {
     /// Replaces what every node gets that has no snapshot of its own.
     ///
     /// Versions derive from the content: unchanged resources are not sent again, and a type in which nothing changed
-    /// keeps its version. Streams get what changed in the order CDS, EDS, LDS, RDS.
-    pub fn set(&self, resources: Resources) {
-        let _turn = lock(&self.shared.setting);
-        let previous = self.books().default.clone();
-        let next = Arc::new(Snapshot::next(&previous, &resources));
-        self.change(|books| books.default = next);
+    /// keeps its version, also when another process serves the same. Streams get what is new or changed in the order CDS,
+    /// EDS, LDS, RDS, and lose what is gone after that.
+    ///
+    /// # Errors
+    /// [`Inconsistent`] when resources name others that are not there, see [`Resources::check`]; what was served before is
+    /// still served then. [`set_unchecked`](Self::set_unchecked) does not ask.
+    pub fn set(&self, resources: Resources) -> Result<(), Inconsistent> {
+        self.replace(None, &resources, Snapshot::check)
     }
 
-    /// Replaces what one node gets; it wins over what [`set`](Self::set) says.
-    pub fn set_for(&self, node_id: &str, resources: Resources) {
-        let _turn = lock(&self.shared.setting);
-        let previous = self.books().served_to(node_id).clone();
-        let next = Arc::new(Snapshot::next(&previous, &resources));
-        self.change(|books| drop(books.per_node.insert(node_id.to_owned(), next)));
+    /// [`set`](Self::set) for resources that may have holes: because somebody else serves the rest, or on purpose.
+    pub fn set_unchecked(&self, resources: Resources) {
+        // Nothing is looked for, and so nothing found.
+        let _ = self.replace(None, &resources, |_| Ok(()));
+    }
+
+    /// Replaces what one node gets, or all nodes that share a key (see [`ControlPlaneBuilder::node_hash`]); it wins over
+    /// what [`set`](Self::set) says.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn set_for(&self, node: &str, resources: Resources) -> Result<(), Inconsistent> {
+        self.replace(Some(node), &resources, Snapshot::check)
+    }
+
+    /// [`set_for`](Self::set_for) for resources that may have holes.
+    pub fn set_for_unchecked(&self, node: &str, resources: Resources) {
+        let _ = self.replace(Some(node), &resources, |_| Ok(()));
     }
 
     /// Takes a node's own snapshot away, so that it gets what all others get.
-    pub fn clear_for(&self, node_id: &str) {
-        self.change(|books| drop(books.per_node.remove(node_id)));
+    pub fn clear_for(&self, node: &str) {
+        self.change(|books| drop(books.per_node.remove(node)));
+    }
+
+    fn replace(
+        &self,
+        node: Option<&str>,
+        resources: &Resources,
+        check: impl FnOnce(&Snapshot) -> Result<(), Inconsistent>,
+    ) -> Result<(), Inconsistent> {
+        let _turn = lock(&self.shared.setting);
+        let previous = match node {
+            Some(node) => self.books().served_to(node).clone(),
+            None => self.books().default.clone(),
+        };
+        let next = Snapshot::next(&previous, resources);
+        check(&next)?;
+        self.change(|books| match node {
+            Some(node) => drop(books.per_node.insert(node.to_owned(), Arc::new(next))),
+            None => books.default = Arc::new(next),
+        });
+        Ok(())
     }
 
     // === What happened ===
@@ -119,6 +160,15 @@ impl ControlPlane {
     /// How many streams are open.
     pub fn open_streams(&self) -> usize {
         self.books().streams.len()
+    }
+
+    /// The nodes of open streams, as their first requests described them; once for each stream.
+    pub fn nodes(&self) -> Vec<Node> {
+        let nodes = |books: &Books| {
+            let sessions = books.streams.values();
+            sessions.filter_map(|session| Some(lock(session).node()?.described.clone())).collect()
+        };
+        nodes(&self.books())
     }
 
     /// How many streams were ever opened. Refused ones do not count.
@@ -137,7 +187,7 @@ impl ControlPlane {
         self.wait(|books| {
             books.streams.values().find_map(|session| {
                 let session = lock(session);
-                let current = books.served_to(session.node()?).entry(type_url, name);
+                let current = books.served_to(&session.node()?.key).entry(type_url, name);
                 session.has_acked(type_url, name, current).then_some(())
             })
         })
@@ -237,9 +287,14 @@ impl ControlPlane {
         number <= self.books().cut
     }
 
-    pub(super) fn served_to(&self, node: &str) -> (Arc<Snapshot>, Arc<Hooks>) {
+    /// Which snapshot a node gets.
+    pub(super) fn key_of(&self, node: &Node) -> String {
+        (self.shared.node_hash)(node)
+    }
+
+    pub(super) fn served_to(&self, key: &str) -> (Arc<Snapshot>, Arc<Hooks>) {
         let books = self.books();
-        (books.served_to(node).clone(), books.hooks.clone())
+        (books.served_to(key).clone(), books.hooks.clone())
     }
 
     pub(super) fn manners(&self) -> Manners {
@@ -294,9 +349,46 @@ impl ControlPlane {
     }
 }
 
+impl ControlPlaneBuilder {
+    /// Which nodes share a snapshot: those of the same key. The default is the node's id, so that each node may have its
+    /// own. A node is asked once, by the first request of each stream.
+    ///
+    /// ```
+    /// # use mesh_xds::control_plane::{ControlPlane, Resources};
+    /// let control_plane = ControlPlane::builder().node_hash(|node| node.cluster.clone()).build();
+    /// control_plane.set_for("canary", Resources::default())?;
+    /// # Ok::<_, mesh_xds::control_plane::Inconsistent>(())
+    /// ```
+    #[must_use]
+    pub fn node_hash(mut self, key: impl Fn(&Node) -> String + Send + Sync + 'static) -> Self {
+        self.node_hash = Box::new(key);
+        self
+    }
+
+    /// The control plane.
+    pub fn build(self) -> ControlPlane {
+        let shared = Shared {
+            node_hash: self.node_hash,
+            books: Mutex::default(),
+            setting: Mutex::default(),
+            changes: watch::Sender::new(()),
+            progress: watch::Sender::new(()),
+            // 4,096 events may wait for the slowest receiver, which loses the oldest ones after that.
+            events: broadcast::Sender::new(4096),
+        };
+        ControlPlane { shared: Arc::new(shared) }
+    }
+}
+
+impl fmt::Debug for ControlPlaneBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlPlaneBuilder").finish_non_exhaustive()
+    }
+}
+
 impl Books {
-    fn served_to(&self, node: &str) -> &Arc<Snapshot> {
-        self.per_node.get(node).unwrap_or(&self.default)
+    fn served_to(&self, key: &str) -> &Arc<Snapshot> {
+        self.per_node.get(key).unwrap_or(&self.default)
     }
 }
 

@@ -4,7 +4,10 @@
 //! change remembers for a while which names did: a stream that saw one of the last snapshots looks at those names alone.
 //! This file does NOT know streams.
 
-use super::resources::Resources;
+use super::{
+    check::{Holes, Inconsistent, Reference, references},
+    resources::Resources,
+};
 use crate::resource::Kind;
 use bytes::Bytes;
 use envoy_types::pb::{
@@ -46,6 +49,8 @@ pub(super) struct Entry {
     pub(super) frame: Bytes,
     /// What makes `frame` the `resources` field of a DeltaDiscoveryResponse when it is put before it.
     pub(super) delta_head: Bytes,
+    /// The resources that it names.
+    references: Box<[Reference]>,
 }
 
 /// All resources of one type.
@@ -81,7 +86,8 @@ impl Entry {
         let delta_head = delta_head(name, &version, &frame);
         // The value is the last field of the last field: the frame ends with it, and is kept alone.
         let value = frame.slice(frame.len() - value.len()..);
-        Self { name: name.clone(), version: version.into(), value, frame, delta_head }
+        let references = references(type_url, &value).into();
+        Self { name: name.clone(), version: version.into(), value, frame, delta_head, references }
     }
 }
 
@@ -153,6 +159,17 @@ impl Snapshot {
             .map(|(url, values)| (url.to_owned(), TypeSet::next(previous.types.get(url), url, values)))
             .collect();
         Self { types }
+    }
+
+    /// Looks for references that lead nowhere.
+    pub(super) fn check(&self) -> Result<(), Inconsistent> {
+        let mut holes = Holes::default();
+        for (type_url, set) in Kind::ALL.iter().filter_map(|kind| self.types.get_key_value(kind.type_url())) {
+            for entry in set.entries.values() {
+                holes.look(type_url, &entry.name, &entry.references, |kind, name| self.entry(kind, name).is_some());
+            }
+        }
+        holes.found()
     }
 
     pub(super) fn set(&self, type_url: &str) -> Option<&Arc<TypeSet>> {

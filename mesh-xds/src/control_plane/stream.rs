@@ -25,7 +25,7 @@ pub(super) struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        let node = lock(&self.session).node().cloned().unwrap_or_default();
+        let node = lock(&self.session).node().map(|node| node.id.clone()).unwrap_or_default();
         self.control_plane.close(self.number);
         self.control_plane.emit(|| Event::StreamClosed { stream: self.number, node });
     }
@@ -70,7 +70,7 @@ pub(super) async fn run<T: Into<Asked>>(
 impl Opened {
     fn received(&self, request: Asked) {
         let manners = self.control_plane.manners();
-        let event = lock(&self.session).received(request, manners);
+        let event = lock(&self.session).received(request, manners, |node| self.control_plane.key_of(node));
         if let Event::Request { node, type_url, verdict: Verdict::Nack { message }, .. } = &event {
             tracing::warn!(stream = self.number, %node, %type_url, %message, "NACK");
         }
@@ -81,8 +81,8 @@ impl Opened {
     fn next(&self) -> Option<Answer> {
         // The books' lock comes before the session's wherever both are held, so this one is let go first.
         // A stream without a first request has no node, and is told only what is hand-made.
-        let node = lock(&self.session).node().cloned().unwrap_or_default();
-        let (snapshot, hooks) = self.control_plane.served_to(&node);
+        let key = lock(&self.session).node().map(|node| node.key.clone()).unwrap_or_default();
+        let (snapshot, hooks) = self.control_plane.served_to(&key);
         let mut answer = lock(&self.session).next(&snapshot, &hooks, self.control_plane.is_observed())?;
         if let Some(event) = answer.event.take() {
             self.control_plane.emit(|| event);

@@ -11,7 +11,7 @@ async fn a_refusing_control_plane_is_dialled_on_the_curve() {
     let began = Instant::now();
     failure(&mut watch).await;
     assert_eq!(began.elapsed().as_secs(), 0);
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     // 1.0 s and 1.6 s +- 20 % later come the second and the third attempt.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     control_plane.refuse(false);
@@ -23,7 +23,7 @@ async fn a_refusing_control_plane_is_dialled_on_the_curve() {
 #[tokio::test(start_paused = true)]
 async fn the_curve_starts_over_after_a_response_and_not_after_a_connection() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     control_plane.silent(true);
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
@@ -52,7 +52,7 @@ async fn the_curve_starts_over_after_a_response_and_not_after_a_connection() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_dialled_for_nobody() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
@@ -71,7 +71,7 @@ async fn nothing_is_dialled_for_nobody() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_that_nobody_watched_to_its_end_is_not_told_later() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     control_plane.refuse(true);
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
@@ -93,7 +93,7 @@ async fn an_outage_that_nobody_watched_to_its_end_is_not_told_later() {
 #[tokio::test(start_paused = true)]
 async fn the_control_plane_drops_a_client_that_vanished() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let (door, frozen) = freezable(&control_plane);
     let client = client(door);
     let mut watch = client.watch(target("web"));
@@ -123,7 +123,7 @@ async fn a_port_that_accepts_and_never_answers_is_a_connect_error() {
 #[tokio::test]
 async fn a_name_is_looked_up_and_its_addresses_are_tried() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     // Where "localhost" is ::1 first, that one refuses.
     let serving = control_plane.listen("127.0.0.1:0").await.expect("a free port");
     let port = serving.local_addr().expect("TCP").port();
@@ -134,7 +134,7 @@ async fn a_name_is_looked_up_and_its_addresses_are_tried() {
 #[tokio::test]
 async fn every_address_is_tried() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let serving = control_plane.listen("127.0.0.1:0").await.expect("a free port");
     let good = serving.local_addr().expect("TCP");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a free port");
@@ -149,7 +149,7 @@ fn equal_bootstraps_share_one_stream_that_outlives_the_runtime_of_its_maker() {
     let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
     let servers = runtime();
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let serving = servers.block_on(control_plane.listen("127.0.0.1:0")).expect("a free port");
     let uri = format!("dns:///localhost:{}", serving.local_addr().expect("TCP").port());
     let connect = || XdsClient::connect(bootstrap(ServerAddress::parse(&uri).expect("a name")));
@@ -166,7 +166,7 @@ fn equal_bootstraps_share_one_stream_that_outlives_the_runtime_of_its_maker() {
         let second = connect();
         let mut same = second.watch(target("web"));
         snapshot(&mut same, serves("a", 1)).await;
-        control_plane.set(web("a", 2));
+        control_plane.set_unchecked(web("a", 2));
         snapshot(&mut watch, serves("a", 2)).await;
         snapshot(&mut same, serves("a", 2)).await;
         assert_eq!((control_plane.open_streams(), control_plane.streams_opened()), (1, 1));
@@ -178,7 +178,7 @@ fn equal_bootstraps_share_one_stream_that_outlives_the_runtime_of_its_maker() {
 #[tokio::test]
 async fn a_thousand_clients_leave_no_task_and_no_stream() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let door = control_plane.in_process();
     let tasks = || Handle::current().metrics().num_alive_tasks();
     idle().await;
@@ -230,7 +230,7 @@ fn freezable(control_plane: &ControlPlane) -> (InProcess, watch::Sender<bool>) {
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_goes_silent_is_replaced_after_the_keepalive() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let (door, frozen) = freezable(&control_plane);
     let client = client(door);
     let mut watch = client.watch(target("web"));
@@ -240,7 +240,7 @@ async fn a_connection_that_goes_silent_is_replaced_after_the_keepalive() {
     idle().await;
     frozen.send_replace(false);
     let began = Instant::now();
-    control_plane.set(web("a", 2));
+    control_plane.set_unchecked(web("a", 2));
     timeout(Duration::from_secs(1000), snapshot(&mut watch, serves("a", 2))).await.expect("a new connection");
     // "xDS channel keepalive: 5 min interval, 20 s timeout".
     assert!(began.elapsed() <= Duration::from_secs(5 * 60 + 20 + 1), "{:?}", began.elapsed());
@@ -249,7 +249,7 @@ async fn a_connection_that_goes_silent_is_replaced_after_the_keepalive() {
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_is_a_connect_error_after_twenty_seconds_and_no_missing_resource() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let (door, frozen) = freezable(&control_plane);
     frozen.send_replace(true);
     let client = client(door);
@@ -276,7 +276,7 @@ async fn a_unix_socket_and_its_bootstrap_may_appear_late() {
     );
     std::fs::write(&path, json).expect("writable");
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let _serving = control_plane.serve_unix(&socket).await.expect("a free path");
     let bootstrap = soon(reading).await.expect("no panic").expect("it appeared");
     let client = XdsClient::connect_on(&Handle::current(), bootstrap);

@@ -17,7 +17,7 @@ async fn a_nack_names_the_field_and_good_siblings_take_effect() {
             .with(xds::endpoints("good", &[address(1)]))
             .with(xds::endpoints("bad", &[address(9)]))
     };
-    control_plane.set(base().with(bad));
+    control_plane.set_unchecked(base().with(bad));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     let first = snapshot(&mut watch, serves("good", 1)).await;
@@ -26,7 +26,7 @@ async fn a_nack_names_the_field_and_good_siblings_take_effect() {
     let nack = soon(control_plane.wait_for_nack(CDS)).await;
     assert!(nack.contains("Cluster \"bad\": lb_policy") && !nack.contains("good"), "{nack}");
 
-    control_plane.set(base().with(xds::cluster_eds("bad")));
+    control_plane.set_unchecked(base().with(xds::cluster_eds("bad")));
     snapshot(&mut watch, serves("bad", 9)).await;
     soon(control_plane.wait_for_ack(CDS, "bad")).await;
 }
@@ -34,25 +34,25 @@ async fn a_nack_names_the_field_and_good_siblings_take_effect() {
 #[tokio::test(start_paused = true)]
 async fn a_deleted_cluster_serves_on_and_says_so() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
     // As istiod does for a deleted subset: CDS forgets it, EDS answers with all endpoints of the service.
     let mut without = web("a", 1);
     without.remove(CDS, "a");
-    control_plane.set(without.clone());
+    control_plane.set_unchecked(without.clone());
     let noted = snapshot(&mut watch, |snapshot| {
         snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_some())
     })
     .await;
     assert_eq!(cluster(&noted, "a"), Ok(vec![address(1)]));
-    control_plane.set(without.with(xds::endpoints("a", &[address(1), address(2)])));
+    control_plane.set_unchecked(without.with(xds::endpoints("a", &[address(1), address(2)])));
     soon(control_plane.wait_for_ack(EDS, "a")).await;
     idle().await;
     let Target::Ready(now) = watch.current() else { panic!("serves on") };
     assert_eq!(cluster(&now, "a"), Ok(vec![address(1)]), "a deleted cluster gets no new endpoints");
-    control_plane.set(web("a", 1).with(xds::endpoints("a", &[address(1), address(2)])));
+    control_plane.set_unchecked(web("a", 1).with(xds::endpoints("a", &[address(1), address(2)])));
     snapshot(&mut watch, |snapshot| cluster(snapshot, "a") == Ok(vec![address(1), address(2)])).await;
 }
 
@@ -71,7 +71,7 @@ fn broken(cluster: &str, endpoint: u8) -> Resources {
 #[tokio::test(start_paused = true)]
 async fn a_nack_of_a_served_cluster_keeps_its_last_good_value() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     let good = snapshot(&mut watch, serves("a", 1)).await;
@@ -79,7 +79,7 @@ async fn a_nack_of_a_served_cluster_keeps_its_last_good_value() {
     let version = || client.status().resource(Kind::Cluster, "a").expect("subscribed").version.clone();
     let accepted = version();
 
-    control_plane.set(broken("a", 2));
+    control_plane.set_unchecked(broken("a", 2));
     let nack = soon(control_plane.wait_for_nack(CDS)).await;
     assert!(nack.contains("Cluster \"a\": lb_policy"), "{nack}");
     let kept = snapshot(&mut watch, serves("a", 2)).await;
@@ -98,7 +98,7 @@ async fn a_nack_of_a_served_cluster_keeps_its_last_good_value() {
     let late = snapshot(&mut client.watch(TargetName::new("web", "another.example")), |_| true).await;
     assert_eq!(late.clusters["a"].state, kept.clusters["a"].state);
 
-    control_plane.set(web("a", 3));
+    control_plane.set_unchecked(web("a", 3));
     let clear = |snapshot: &Snapshot| {
         serves("a", 3)(snapshot)
             && snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_none())
@@ -110,7 +110,7 @@ async fn a_nack_of_a_served_cluster_keeps_its_last_good_value() {
 #[tokio::test(start_paused = true)]
 async fn a_resource_that_cannot_be_decoded_is_nacked_and_hurts_nobody() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
@@ -121,20 +121,20 @@ async fn a_resource_that_cannot_be_decoded_is_nacked_and_hurts_nobody() {
     assert!(nack.contains("without a name"), "{nack}");
     // Whatever it was, it may have been "a": that is not deleted.
     assert_eq!(client.status().resource(Kind::Cluster, "a").expect("subscribed").state, ResourceState::Acked);
-    control_plane.set(web("a", 2));
+    control_plane.set_unchecked(web("a", 2));
     snapshot(&mut watch, serves("a", 2)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_listener_serves_on_and_says_so() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
     let mut without = web("a", 2);
     without.remove(LDS, "web");
-    control_plane.set(without);
+    control_plane.set_unchecked(without);
     snapshot(&mut watch, serves("a", 2)).await;
     let status = client.status();
     let listener = status.resource(Kind::Listener, "web").expect("subscribed");
@@ -145,32 +145,32 @@ async fn a_deleted_listener_serves_on_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn with_fail_on_data_errors_what_is_deleted_or_bad_is_gone_until_it_returns() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client_with("fail_on_data_errors", &control_plane);
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
 
     let mut without = web("a", 1);
     without.remove(CDS, "a");
-    control_plane.set(without);
+    control_plane.set_unchecked(without);
     let gone = snapshot(&mut watch, |snapshot| snapshot.clusters["a"].state.is_err()).await;
     assert!(cluster(&gone, "a").expect_err("deleted").contains("deleted"));
     soon(control_plane.wait_for_unsubscription(EDS, "a")).await;
-    control_plane.set(web("a", 2));
+    control_plane.set_unchecked(web("a", 2));
     snapshot(&mut watch, serves("a", 2)).await;
 
-    control_plane.set(broken("a", 2));
+    control_plane.set_unchecked(broken("a", 2));
     let bad = snapshot(&mut watch, |snapshot| snapshot.clusters["a"].state.is_err()).await;
     assert!(cluster(&bad, "a").expect_err("NACKed").contains("lb_policy"));
-    control_plane.set(web("a", 3));
+    control_plane.set_unchecked(web("a", 3));
     snapshot(&mut watch, serves("a", 3)).await;
 
     let mut without = web("a", 3);
     without.remove(LDS, "web");
-    control_plane.set(without);
+    control_plane.set_unchecked(without);
     let error = failure(&mut watch).await;
     assert!(error.contains("Listener \"web\"") && error.contains("deleted") && error.contains(NODE), "{error}");
-    control_plane.set(web("a", 4));
+    control_plane.set_unchecked(web("a", 4));
     snapshot(&mut watch, serves("a", 4)).await;
 }
 

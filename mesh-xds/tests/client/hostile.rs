@@ -30,7 +30,7 @@ fn assert_on_the_curve(gap: f64, expected: f64) {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_answers_and_closes_is_dialled_on_the_curve_after_five_times() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
@@ -60,7 +60,7 @@ async fn a_server_that_answers_and_closes_is_a_connectivity_error() {
     // Never complete: what is there is answered, and then the stream is cut.
     let mut part = web("a", 1);
     part.remove(RDS, "routes");
-    control_plane.set(part);
+    control_plane.set_unchecked(part);
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     let cutting = tokio::spawn(async move {
@@ -147,13 +147,13 @@ async fn a_server_that_reads_nothing_is_replaced_after_the_keepalive() {
 #[tokio::test(start_paused = true)]
 async fn a_response_above_the_limit_names_itself_and_harms_nobody() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let bootstrap = bootstrap(control_plane.in_process()).with_max_message_size(2000);
     let client = XdsClient::connect_on(&Handle::current(), bootstrap);
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
     let many: Vec<_> = (0..200).map(address).collect();
-    control_plane.set(web("a", 1).with(xds::endpoints("a", &many)));
+    control_plane.set_unchecked(web("a", 1).with(xds::endpoints("a", &many)));
     // Streams come and go, on the curve, and what was good serves.
     let noted = snapshot(&mut watch, |snapshot| {
         snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_some())
@@ -163,6 +163,6 @@ async fn a_response_above_the_limit_names_itself_and_harms_nobody() {
     assert!(note.contains("answers and closes") && note.contains("2000 bytes"), "{note}");
     assert_eq!(cluster(&noted, "a"), Ok(vec![address(1)]));
     assert!(control_plane.streams_opened() <= 7, "{}", control_plane.streams_opened());
-    control_plane.set(web("a", 2));
+    control_plane.set_unchecked(web("a", 2));
     snapshot(&mut watch, serves("a", 2)).await;
 }

@@ -105,13 +105,13 @@ async fn idle() {
 #[tokio::test(start_paused = true)]
 async fn a_target_is_followed_from_listener_to_endpoints() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     assert!(matches!(watch.current(), Target::Pending { .. }));
     let first = snapshot(&mut watch, serves("a", 1)).await;
     assert_eq!(&*first.listener_name, "web");
-    control_plane.set(web("a", 2));
+    control_plane.set_unchecked(web("a", 2));
     let second = snapshot(&mut watch, serves("a", 2)).await;
     assert!(Arc::ptr_eq(&first.routes, &second.routes) && Arc::ptr_eq(&first.http, &second.http));
     assert!(second.generation > first.generation);
@@ -125,7 +125,7 @@ async fn a_target_is_followed_from_listener_to_endpoints() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_cluster_fails_alone_after_fifteen_seconds() {
     let control_plane = ControlPlane::new();
-    control_plane.set(
+    control_plane.set_unchecked(
         web("a", 1).with(xds::route_config("routes", vec![xds::virtual_host_weighted("*", &[("a", 1), ("gone", 1)])])),
     );
     let client = client(control_plane.in_process());
@@ -153,12 +153,12 @@ async fn a_missing_listener_fails_the_target_after_fifteen_seconds_on_a_stream()
 #[tokio::test(start_paused = true)]
 async fn old_routes_serve_until_every_new_cluster_is_complete() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
     control_plane.withhold(EDS, ["b"]);
-    control_plane.set(web("b", 2).with(xds::cluster_eds("a")).with(xds::endpoints("a", &[address(3)])));
+    control_plane.set_unchecked(web("b", 2).with(xds::cluster_eds("a")).with(xds::endpoints("a", &[address(3)])));
     // The served cluster is still kept up to date.
     let during = snapshot(&mut watch, serves("a", 3)).await;
     assert!(!during.clusters.contains_key("b"));
@@ -180,11 +180,11 @@ async fn a_changed_endpoint_touches_only_its_cluster() {
             .with(xds::cluster_eds("b"))
             .with(xds::endpoints("b", &[address(9)]))
     };
-    control_plane.set(both(1));
+    control_plane.set_unchecked(both(1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     let before = snapshot(&mut watch, serves("a", 1)).await;
-    control_plane.set(both(2));
+    control_plane.set_unchecked(both(2));
     let after = snapshot(&mut watch, serves("a", 2)).await;
     assert!(Arc::ptr_eq(&before.clusters["b"], &after.clusters["b"]));
     assert!(!Arc::ptr_eq(&before.clusters["a"], &after.clusters["a"]));
@@ -195,14 +195,14 @@ async fn a_changed_endpoint_touches_only_its_cluster() {
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_leaves_and_returns_is_fetched_afresh() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
-    control_plane.set(web("b", 2));
+    control_plane.set_unchecked(web("b", 2));
     snapshot(&mut watch, serves("b", 2)).await;
     soon(control_plane.wait_for_unsubscription(CDS, "a")).await;
-    control_plane.set(web("a", 3));
+    control_plane.set_unchecked(web("a", 3));
     let returned = snapshot(&mut watch, |snapshot| snapshot.clusters.contains_key("a")).await;
     assert_eq!(cluster(&returned, "a"), Ok(vec![address(3)]), "not even once the old endpoint");
 }
@@ -210,7 +210,7 @@ async fn a_cluster_that_leaves_and_returns_is_fetched_afresh() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_disturbs_nothing_and_the_stream_resumes_with_its_versions() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     let before = snapshot(&mut watch, serves("a", 1)).await;
@@ -231,7 +231,7 @@ async fn an_outage_disturbs_nothing_and_the_stream_resumes_with_its_versions() {
     assert!(error.contains("cannot be reached") && error.contains(NODE), "{error}");
 
     let mut events = control_plane.events();
-    control_plane.set(web("a", 1).with(xds::listener("other", "routes")));
+    control_plane.set_unchecked(web("a", 1).with(xds::listener("other", "routes")));
     control_plane.refuse(false);
     snapshot(&mut late, serves("a", 1)).await;
     let is_eds = |event: &Event| matches!(event, Event::Request { type_url, .. } if type_url == EDS);
@@ -249,7 +249,7 @@ async fn an_outage_disturbs_nothing_and_the_stream_resumes_with_its_versions() {
 #[tokio::test(start_paused = true)]
 async fn streams_that_answered_are_resumed_at_once() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client(control_plane.in_process());
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
@@ -257,7 +257,7 @@ async fn streams_that_answered_are_resumed_at_once() {
         soon(control_plane.wait_for_ack(EDS, "a")).await;
         let cut = Instant::now();
         control_plane.cut_streams();
-        control_plane.set(web("a", round));
+        control_plane.set_unchecked(web("a", round));
         let resumed = snapshot(&mut watch, serves("a", round)).await;
         assert!(cut.elapsed() < Duration::from_millis(200), "{:?}", cut.elapsed());
         let note = &resumed.clusters["a"].state.as_ref().expect("resolved").first.note;
@@ -268,7 +268,7 @@ async fn streams_that_answered_are_resumed_at_once() {
 #[tokio::test(start_paused = true)]
 async fn the_last_listener_stays_on_the_wire_until_another_replaces_it() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1).with(xds::listener("other", "routes")));
+    control_plane.set_unchecked(web("a", 1).with(xds::listener("other", "routes")));
     let client = client(control_plane.in_process());
     let mut events = control_plane.events();
     let mut watch = client.watch(target("web"));
@@ -292,7 +292,8 @@ async fn the_last_listener_stays_on_the_wire_until_another_replaces_it() {
 #[tokio::test(start_paused = true)]
 async fn without_a_matching_virtual_host_there_is_a_snapshot_that_says_so() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1).with(xds::route_config("routes", vec![xds::virtual_host("another.example", "a")])));
+    control_plane
+        .set_unchecked(web("a", 1).with(xds::route_config("routes", vec![xds::virtual_host("another.example", "a")])));
     let client = client(control_plane.in_process());
     let found = snapshot(&mut client.watch(target("web")), |_| true).await;
     assert!(found.virtual_host.is_none() && found.clusters.is_empty());
@@ -308,7 +309,7 @@ async fn dynamic_kinds_that_are_not_there_yet_fail_their_cluster_only() {
         Some(envoy_types::pb::envoy::config::cluster::v3::cluster::ClusterDiscoveryType::Type(
             envoy_types::pb::envoy::config::cluster::v3::cluster::DiscoveryType::LogicalDns.into(),
         ));
-    control_plane.set(web("a", 1).with(xds::route_config("routes", vec![routes])).with(dns));
+    control_plane.set_unchecked(web("a", 1).with(xds::route_config("routes", vec![routes])).with(dns));
     let client = client(control_plane.in_process());
     let found = snapshot(&mut client.watch(target("web")), |_| true).await;
     assert_eq!(cluster(&found, "a"), Ok(vec![address(1)]));

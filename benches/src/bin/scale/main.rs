@@ -89,7 +89,7 @@ impl Bench {
     /// A channel that is connected to a single endpoint.
     async fn start(endpoints: Endpoints, client: &Runtime) -> Result<Self, BoxError> {
         let control_plane = ControlPlane::new();
-        control_plane.set(endpoints.only_one());
+        control_plane.set_unchecked(endpoints.only_one());
         let serving = control_plane.listen((Ipv4Addr::LOCALHOST, 0)).await?;
         let mesh = mesh(&serving, "scale", client)?;
         let channel = mesh.channel("xds:///scale")?;
@@ -141,14 +141,14 @@ impl Bench {
     /// From the push until calls see it.
     async fn push(&self) -> Result<Duration, BoxError> {
         let begin = Instant::now();
-        self.control_plane.set(self.endpoints.resources());
+        self.control_plane.set_unchecked(self.endpoints.resources());
         self.applied().await?;
         Ok(begin.elapsed())
     }
 
     /// From the ACK until calls see it.
     async fn push_and_time_from_ack(&self) -> Result<Duration, BoxError> {
-        self.control_plane.set(self.endpoints.resources());
+        self.control_plane.set_unchecked(self.endpoints.resources());
         self.control_plane.wait_for_ack(Kind::Endpoints.type_url(), "scale").await;
         let begin = Instant::now();
         self.applied().await?;
@@ -221,7 +221,7 @@ async fn routes(
         };
         let mut hosts: Vec<_> = (0..count).map(host).collect();
         hosts.push(virtual_host("scale", "scale"));
-        bench.control_plane.set(bench.endpoints.only_one().with(route_config("scale", hosts)));
+        bench.control_plane.set_unchecked(bench.endpoints.only_one().with(route_config("scale", hosts)));
     };
     let (mut ads, mut channel) = (Vec::new(), Vec::new());
     serve("first".to_owned());

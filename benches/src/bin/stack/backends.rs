@@ -59,7 +59,7 @@ async fn serve(servers: &[EchoServer]) -> Result<(Peers, Serving), BoxError> {
         tokio::spawn(Server::builder().add_service(server.clone()).serve_with_incoming(incoming));
     }
     let control_plane = ControlPlane::new();
-    control_plane.set(resources(&backends));
+    control_plane.set_unchecked(resources(&backends));
     let serving = control_plane.listen(LOOPBACK).await?;
     Ok((Peers { backends, ads: serving.local_addr()? }, serving))
 }

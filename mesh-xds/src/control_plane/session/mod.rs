@@ -24,6 +24,7 @@ use super::{
     snapshot::{Entry, Snapshot},
 };
 use crate::resource::Kind;
+use envoy_types::pb::envoy::config::core::v3::Node;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -36,12 +37,21 @@ mod subscription;
 mod tests;
 mod wanted;
 
+/// Who is at the other end.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) id: Arc<str>,
+    /// Which snapshot it gets.
+    pub(super) key: Arc<str>,
+    pub(super) described: Node,
+}
+
 /// Everything known about one stream.
 #[derive(Debug)]
 pub(super) struct Session {
     stream: u64,
     dialect: Dialect,
-    node: Option<Arc<str>>,
+    node: Option<Client>,
     /// In the order in which types are pushed.
     types: BTreeMap<(u8, Arc<str>), Subscription>,
     raw: VecDeque<Raw>,
@@ -68,15 +78,19 @@ impl Session {
         Self { stream, dialect, node: None, types: BTreeMap::new(), raw: VecDeque::new(), nonces: 0 }
     }
 
-    /// The node id, known from the first request on.
-    pub(super) fn node(&self) -> Option<&Arc<str>> {
+    /// The client, known from the first request on.
+    pub(super) fn node(&self) -> Option<&Client> {
         self.node.as_ref()
     }
 
-    /// Takes a request in; returns what it was.
-    pub(super) fn received(&mut self, asked: Asked, manners: Manners) -> Event {
+    /// Takes a request in; returns what it was. `key` says which snapshot a node gets.
+    pub(super) fn received(&mut self, asked: Asked, manners: Manners, key: impl FnOnce(&Node) -> String) -> Event {
         // "Only the first request on a stream is guaranteed to carry the node identifier." - DiscoveryRequest
-        let node = self.node.get_or_insert_with(|| asked.node.map(|node| node.id).unwrap_or_default().into()).clone();
+        let client = self.node.get_or_insert_with(|| {
+            let described = asked.node.unwrap_or_default();
+            Client { id: described.id.as_str().into(), key: key(&described).into(), described }
+        });
+        let node = client.id.clone();
         let dialect = self.dialect;
         let subscription = Self::of_type(&mut self.types, &asked.type_url, dialect);
         let verdict = subscription.judge(&asked.nonce, asked.error.as_ref());
@@ -154,7 +168,7 @@ impl Session {
         let pieces = content.encode(self.dialect, type_url, &version, &nonce);
         let event = observed.then(|| Event::Response {
             stream: self.stream,
-            node: self.node.clone().unwrap_or_default(),
+            node: self.node.as_ref().map(|client| client.id.clone()).unwrap_or_default(),
             type_url: type_url.to_string(),
             version,
             nonce,

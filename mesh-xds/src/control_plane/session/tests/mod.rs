@@ -3,9 +3,8 @@
 use super::*;
 use crate::control_plane::resources::{self, Resources};
 use envoy_types::pb::{
-    envoy::{
-        config::core::v3::Node,
-        service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
+    envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     },
     google::{protobuf::Any, rpc::Status},
 };
@@ -45,7 +44,7 @@ impl Rig {
     }
 
     fn received(&mut self, request: impl Into<Asked>) -> Verdict {
-        match self.session.received(request.into(), self.hooks.manners) {
+        match self.session.received(request.into(), self.hooks.manners, |node| node.id.clone()) {
             Event::Request { verdict, .. } => verdict,
             other => panic!("not a request: {other:?}"),
         }
