@@ -170,6 +170,35 @@ async fn a_node_gets_its_own_snapshot() {
 }
 
 #[tokio::test]
+async fn nodes_of_one_key_share_a_snapshot() {
+    let control_plane = ControlPlane::builder().node_hash(|node| node.id[..1].to_owned()).build();
+    control_plane.set_for_unchecked("a", clusters(&["of a"]));
+    let door = control_plane.in_process();
+    for (node, name) in [("a1", Some("of a")), ("a2", Some("of a")), ("b1", None)] {
+        let mut ads = Ads::open(&door, node).await.expect("a stream");
+        ads.asks(CDS, &[]).await;
+        let expected: Vec<_> = name.into_iter().map(|name| resources::pack(resources::cluster_eds(name))).collect();
+        assert_eq!(ads.receives().await.resources, expected);
+        assert!(control_plane.nodes().iter().any(|known| known.id == node));
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_with_holes_is_refused_and_the_last_one_served() {
+    let control_plane = ControlPlane::new();
+    let good = || clusters(&["a"]).with(resources::endpoints("a", &[]));
+    control_plane.set(good()).expect("complete");
+    let refused = control_plane.set(good().with(resources::listener("l", "r"))).expect_err("no routes");
+    assert_eq!(refused.to_string(), "missing: RouteConfiguration r (named by Listener l)");
+    control_plane.set_for("node", clusters(&["b"])).expect_err("no endpoints");
+    let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
+    ads.asks(CDS, &[]).await;
+    assert_eq!(ads.receives().await.resources, [resources::pack(resources::cluster_eds("a"))]);
+    ads.asks(LDS, &["l"]).await;
+    assert_eq!(ads.receives().await.resources, []);
+}
+
+#[tokio::test]
 async fn what_is_held_arrives_after_its_release() {
     let control_plane = ControlPlane::new();
     control_plane.set_unchecked(clusters(&["a", "b"]).with(resources::listener("l", "r")));

@@ -264,14 +264,14 @@ async fn a_server_that_answers_and_closes_is_not_dialled_in_a_loop() {
 async fn a_control_plane_that_dribbles_is_understood() {
     let [a, b] = backends(["a", "b"]).await;
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[a.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address()]));
     let serving = control_plane.listen((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let proxy = Proxy::start(serving.local_addr().expect("bound")).await.expect("a free port");
     proxy.dribble();
     let mesh = mesh(proxy.address());
     let channel = echo(&mesh);
     assert_eq!(within("a reply", unary(&channel)).await.expect("byte by byte"), "a");
-    control_plane.set(service("echo", &[b.address()]));
+    control_plane.set_unchecked(service("echo", &[b.address()]));
     within("the ACK", control_plane.wait_for_ack(Kind::Endpoints.type_url(), "echo-cluster")).await;
     within("the other backend", async { while unary(&channel).await.expect("a reply") != "b" {} }).await;
     assert_eq!((proxy.connections(), control_plane.streams_opened()), (1, 1), "slow is not broken");
@@ -366,7 +366,7 @@ const OUTAGES: [Outage; 5] = [Outage::Cut, Outage::Refuse, Outage::Silent, Outag
 async fn no_call_is_lost_in_outages_of_any_kind() {
     let [a, b] = backends(["a", "b"]).await;
     let control_plane = ControlPlane::new();
-    control_plane.set(service("echo", &[a.address(), b.address()]));
+    control_plane.set_unchecked(service("echo", &[a.address(), b.address()]));
     let serving = control_plane.listen((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let proxy = Proxy::start(serving.local_addr().expect("bound")).await.expect("a free port");
     // What is known must not depend on timers, however short.
@@ -392,7 +392,7 @@ async fn no_call_is_lost_in_outages_of_any_kind() {
             // Once it is back, it leads: the endpoints of this round are taken.
             let now: &[&Backend] = if round % 2 == 0 { &[&a] } else { &[&a, &b] };
             let now: Vec<_> = now.iter().map(|backend| backend.address()).collect();
-            control_plane.set(service("echo", &now));
+            control_plane.set_unchecked(service("echo", &now));
             let led = control_plane.wait_for_ack(Kind::Endpoints.type_url(), "echo-cluster");
             within(&format!("leading after {outage:?}"), led).await;
         }

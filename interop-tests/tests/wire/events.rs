@@ -88,8 +88,9 @@ fn an_operator_reads_what_happens() {
 
             let limit = Thresholds { max_requests: Some(UInt32Value { value: 5 }), ..Default::default() };
             let limits = CircuitBreakers { thresholds: vec![limit], ..Default::default() };
-            mesh.control_plane()
-                .set_unchecked(good.clone().with(Cluster { circuit_breakers: Some(limits), ..cluster_eds("echo-cluster") }));
+            mesh.control_plane().set_unchecked(
+                good.clone().with(Cluster { circuit_breakers: Some(limits), ..cluster_eds("echo-cluster") }),
+            );
             log.says(&["INFO", "field has no effect", "echo-cluster", "circuit_breakers", "max_requests"]).await;
 
             mesh.control_plane()
