@@ -13,6 +13,7 @@ mod cache;
 mod client;
 #[cfg(feature = "control-plane")]
 pub mod control_plane;
+mod csds;
 pub mod decode;
 mod in_process;
 mod log;
@@ -22,7 +23,8 @@ mod status;
 
 pub use bootstrap::{Bootstrap, BootstrapBuilder, BootstrapError, ServerAddress};
 pub use client::{Closed, TargetName, TargetWatch, XdsClient};
+pub use csds::CsdsService;
 pub use in_process::InProcess;
 pub use log::Limiter;
 pub use snapshot::{ClusterConfig, ClusterError, Leaves, ResolvedCluster, Snapshot, Target};
-pub use status::{ResourceFailure, ResourceState, ResourceStatus, ServerStatus, Status, StreamState};
+pub use status::{NodeStatus, ResourceFailure, ResourceState, ResourceStatus, ServerStatus, Status, StreamState};

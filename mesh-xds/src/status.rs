@@ -5,9 +5,12 @@
 
 #![expect(clippy::disallowed_types, reason = "people read wall-clock time; nothing here is timed by it")]
 
-use crate::resource::{IgnoredField, Kind};
+use crate::{
+    bootstrap::Node,
+    resource::{IgnoredField, Kind},
+};
 use bytes::Bytes;
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 use tokio::time::Instant;
 
 /// The client's view of the control plane.
@@ -16,6 +19,8 @@ use tokio::time::Instant;
 pub struct Status {
     /// The node id of the bootstrap.
     pub node_id: String,
+    /// The node as the control plane is told of it.
+    pub node: NodeStatus,
     /// Each ADS stream.
     pub servers: Vec<ServerStatus>,
     /// Every subscribed resource, by kind and name.
@@ -26,6 +31,37 @@ impl Status {
     /// One resource.
     pub fn resource(&self, kind: Kind, name: &str) -> Option<&ResourceStatus> {
         self.resources.iter().find(|resource| resource.kind == kind && resource.name == name)
+    }
+}
+
+/// Who the client says it is, in the first request of each stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// `id`.
+    pub id: String,
+    /// `cluster`, the service that this process belongs to.
+    pub cluster: String,
+    /// `locality`: region, zone and sub-zone.
+    pub locality: [String; 3],
+    /// `metadata`, as JSON.
+    pub metadata: String,
+    /// `user_agent_name` and `user_agent_version`.
+    pub user_agent: (&'static str, &'static str),
+    /// `client_features`.
+    pub client_features: &'static [&'static str],
+}
+
+impl NodeStatus {
+    pub(crate) fn of(node: &Node) -> Self {
+        Self {
+            id: node.id.clone(),
+            cluster: node.cluster.clone(),
+            locality: [&node.region, &node.zone, &node.sub_zone].map(Clone::clone),
+            metadata: serde_json::Value::Object(node.metadata.clone()).to_string(),
+            user_agent: Node::USER_AGENT,
+            client_features: Node::CLIENT_FEATURES,
+        }
     }
 }
 
@@ -65,6 +101,8 @@ pub struct ResourceStatus {
     pub kind: Kind,
     /// Its name.
     pub name: String,
+    /// The server it is from, as the bootstrap names it.
+    pub server: Arc<str>,
     /// What the last news about it was.
     pub state: ResourceState,
     /// `version_info` of the response that brought the value in use, if there is one.
@@ -73,9 +111,8 @@ pub struct ResourceStatus {
     pub resource: Option<Bytes>,
     /// When the value in use was last accepted, also if it came again without a change.
     pub last_updated: Option<SystemTime>,
-    /// What is wrong, also while an older value stays in use (A88's ambient errors).
-    pub error: Option<String>,
-    /// The update that went wrong; the next good one clears it.
+    /// The last update, if that went wrong; the next good one clears it. An older value may still be in use (A88's
+    /// ambient errors).
     pub failure: Option<ResourceFailure>,
     /// Fields of the value in use that have no effect.
     pub ignored: Vec<IgnoredField>,
@@ -85,6 +122,8 @@ pub struct ResourceStatus {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResourceFailure {
+    /// What is wrong: names resource, field and node.
+    pub details: String,
     /// `version_info` of the response that failed it; a timer has none.
     pub version: Option<String>,
     /// What was refused, as it came; nothing came when the control plane deleted it or reported an error.

@@ -18,7 +18,7 @@ import (
 // deadline of each call; it covers the first configuration, too.
 const deadline = 20 * time.Second
 
-// client reads a number of calls from each line of stdin, makes them one after the other, and says "called
+// client says "ready ADDRESS", where it serves CSDS. It reads a number of calls from each line of stdin, makes them one after the other, and says "called
 // {"HOSTNAME or error": count}".
 func client(target string) error {
 	channel, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -27,7 +27,11 @@ func client(target string) error {
 	}
 	defer channel.Close()
 	stub := grpc_testing.NewTestServiceClient(channel)
-	fmt.Println("ready")
+	admin, err := serveCSDS()
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready", admin)
 	commands := bufio.NewScanner(os.Stdin)
 	for commands.Scan() {
 		calls, err := strconv.Atoi(commands.Text())

@@ -2,8 +2,9 @@
 //
 //	peers control-plane    go-control-plane's snapshot cache behind an ADS server
 //	peers client TARGET    a grpc-go xDS client that calls the interop suite's TestService
+//	peers csds ADDRESS     asks CSDS once
 //
-// Both read commands from stdin and say on stdout what happened, one line each. Neither judges anything.
+// The first two read commands from stdin. All say on stdout what happened, one line each, and judge nothing.
 package main
 
 import (
@@ -18,8 +19,10 @@ func main() {
 		err = controlPlane()
 	case len(os.Args) == 3 && os.Args[1] == "client":
 		err = client(os.Args[2])
+	case len(os.Args) == 3 && os.Args[1] == "csds":
+		err = readCSDS(os.Args[2])
 	default:
-		err = fmt.Errorf("usage: peers control-plane | peers client TARGET")
+		err = fmt.Errorf("usage: peers control-plane | peers client TARGET | peers csds ADDRESS")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -2,15 +2,17 @@
 
     xds_client.py TARGET
 
-Says "ready", then reads a number of calls from each line of stdin, makes them one after the other, and says
+Says "ready ADDRESS", where it serves CSDS, then reads a number of calls from each line of stdin, makes them one after the other, and says
 'called {"HOSTNAME or error": count}'. The bootstrap comes from the environment.
 """
 
 import collections
 import json
 import sys
+from concurrent import futures
 
 import grpc
+import grpc_csds
 
 import suite
 
@@ -18,7 +20,16 @@ import suite
 DEADLINE_SECONDS = 20
 
 
+def serve_csds():
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
+    grpc_csds.add_csds_servicer(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, f"127.0.0.1:{port}"
+
+
 def main():
+    admin, address = serve_csds()
     with grpc.insecure_channel(sys.argv[1]) as channel:
         unary_call = channel.unary_unary(
             f"/{suite.SERVICE}/UnaryCall", suite.SimpleRequest.SerializeToString, suite.SimpleResponse.FromString
@@ -31,10 +42,11 @@ def main():
             except grpc.RpcError as error:
                 return f"{error.code()}: {error.details()}"
 
-        print("ready", flush=True)
+        print(f"ready {address}", flush=True)
         for command in sys.stdin:
             answers = collections.Counter(call() for _ in range(int(command)))
             print("called " + json.dumps(answers), flush=True)
+    admin.stop(grace=None)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,8 @@
 //! It does NOT do data-plane security yet: with either `--secure_mode`, clusters without TLS are called in plaintext and
 //! clusters with TLS fail closed.
 
-use envoy_types::pb::envoy::{
-    admin::v3::{ClientResourceStatus, UpdateFailureState},
-    config::core::v3::Node,
-    service::status::v3::{
-        client_config::GenericXdsConfig, client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
-    },
-};
 use interop_tests::{
-    admin::{Channelz, Csds, TopChannel, XdsConfigs},
+    admin::{Channelz, TopChannel},
     flags::Flags,
     load::{Configure, Counted, Payloads, Plan, Statistics, Stats, send},
     proto::{
@@ -23,7 +16,7 @@ use interop_tests::{
     },
 };
 use mesh_client::{ChannelState, Mesh, MeshChannel};
-use mesh_xds::{ResourceState, ResourceStatus};
+use mesh_xds::CsdsService;
 use std::{
     error::Error,
     io,
@@ -101,7 +94,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .add_service(LoadBalancerStatsServiceServer::new(Stats::new(statistics.clone())))
         .add_service(XdsUpdateClientConfigureServiceServer::new(configure))
         .add_service(ChannelzServer::new(channelz(target.clone(), joined.clone())))
-        .add_service(ClientStatusDiscoveryServiceServer::new(csds(joined.clone())))
+        .add_service(CsdsService::of_process())
         .serve_with_incoming(TcpListenerStream::new(listener));
     let calling = async {
         let mesh = Mesh::from_env().await?;
@@ -138,34 +131,5 @@ fn state(state: &ChannelState) -> State {
         ChannelState::Ready => State::Ready,
         ChannelState::ShutDown => State::Shutdown,
         _ => State::Unknown,
-    }
-}
-
-fn csds(joined: Joined) -> Csds {
-    Csds::new(move || {
-        let (mesh, _) = joined.get()?;
-        let status = mesh.status().xds;
-        let node = Node { id: status.node_id, ..Node::default() };
-        Some(XdsConfigs { node, resources: status.resources.into_iter().map(generic).collect() })
-    })
-}
-
-fn generic(resource: ResourceStatus) -> GenericXdsConfig {
-    let status = match resource.state {
-        ResourceState::Requested => ClientResourceStatus::Requested,
-        ResourceState::Acked => ClientResourceStatus::Acked,
-        ResourceState::Nacked { .. } => ClientResourceStatus::Nacked,
-        ResourceState::DoesNotExist => ClientResourceStatus::DoesNotExist,
-        ResourceState::Timeout => ClientResourceStatus::Timeout,
-        ResourceState::ReceivedError => ClientResourceStatus::ReceivedError,
-        _ => ClientResourceStatus::Unknown,
-    };
-    GenericXdsConfig {
-        type_url: resource.kind.type_url().to_owned(),
-        name: resource.name,
-        version_info: resource.version.unwrap_or_default(),
-        client_status: status.into(),
-        error_state: resource.error.map(|details| UpdateFailureState { details, ..UpdateFailureState::default() }),
-        ..GenericXdsConfig::default()
     }
 }

@@ -3,9 +3,8 @@
 //! With `--secure_mode=false` it is a plain server with every service on `--port`, and the admin services on
 //! `--maintenance_port` too if that is another port. It does NOT do xDS yet: `--secure_mode=true` is refused.
 
-use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use interop_tests::{
-    admin::{CallCounts, Channelz, Csds, UpdateHealth},
+    admin::{CallCounts, Channelz, UpdateHealth},
     backend::{Backend, Counters},
     flags::{BadFlag, Flags},
     proto::{
@@ -13,6 +12,7 @@ use interop_tests::{
         testing::xds_update_health_service_server::XdsUpdateHealthServiceServer,
     },
 };
+use mesh_xds::CsdsService;
 use std::{
     error::Error,
     fs, io,
@@ -81,7 +81,7 @@ async fn admin_services(
             .add_service(XdsUpdateHealthServiceServer::new(update_health.clone()))
             .add_service(ChannelzServer::new(channelz.clone()))
             // A plain server has no xDS client, so it has no resources to report.
-            .add_service(ClientStatusDiscoveryServiceServer::new(Csds::new(|| None)))
+            .add_service(CsdsService::of_process())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{PeerError, Process, backend, setup};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 use tokio::process::Command;
 
 /// Which implementation.
@@ -22,6 +22,7 @@ pub enum Grpc {
 #[derive(Debug)]
 pub struct ForeignClient {
     process: Process,
+    csds: String,
 }
 
 impl ForeignClient {
@@ -40,8 +41,13 @@ impl ForeignClient {
         };
         command.arg(target).env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string()).env_remove("GRPC_XDS_BOOTSTRAP");
         let mut process = Process::start(name, command)?;
-        process.said("ready").await?;
-        Ok(Self { process })
+        let csds = process.said("ready").await?;
+        Ok(Self { process, csds })
+    }
+
+    /// `host:port` of its CSDS, served by its own implementation.
+    pub fn csds(&self) -> &str {
+        &self.csds
     }
 
     /// Makes `calls` calls, one after the other: how many each hostname answered. Failures are under their message.
@@ -53,4 +59,23 @@ impl ForeignClient {
         let pick = |line: &str| serde_json::from_str(line.strip_prefix("called ")?).ok();
         self.process.line("called {..}", pick).await
     }
+}
+
+/// What an implementation's messages make of the CSDS at `address`: JSON, with every resource unpacked, as operators'
+/// tools print it.
+///
+/// # Errors
+/// It could not be set up or started, was refused, or got what its JSON has no words for.
+pub async fn read_csds(implementation: Grpc, address: SocketAddr) -> Result<Value, PeerError> {
+    let mut command = match implementation {
+        Grpc::Core => backend::script("csds.py").await?,
+        Grpc::Go => {
+            let mut command = Command::new(setup::go().await?);
+            command.arg("csds");
+            command
+        }
+    };
+    command.arg(address.to_string());
+    let mut process = Process::start("CSDS reader", command)?;
+    process.line("config {..}", |line| serde_json::from_str(line.strip_prefix("config ")?).ok()).await
 }

@@ -11,7 +11,7 @@ mod process;
 mod setup;
 
 pub use backend::CoreBackend;
-pub use client::{ForeignClient, Grpc};
+pub use client::{ForeignClient, Grpc, read_csds};
 pub use control_plane::GoControlPlane;
 pub use envoy::Envoy;
 pub use process::{PeerError, Process, listening};

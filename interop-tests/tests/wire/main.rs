@@ -9,6 +9,8 @@ mod bad_resources;
 mod balancing;
 mod clusters;
 mod control_plane_failures;
+mod csds;
+mod csds_tools;
 mod data_errors;
 mod deadlines;
 mod envoy_client_of_our_control_plane;

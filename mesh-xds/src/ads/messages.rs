@@ -104,21 +104,18 @@ fn refusal(message: String) -> rpc::Status {
 }
 
 /// "First request on each stream carries Node" - A27; istiod reads it from nowhere else.
-fn node_message(node: &Node) -> core::Node {
+pub(crate) fn node_message(node: &Node) -> core::Node {
     let locality =
         core::Locality { region: node.region.clone(), zone: node.zone.clone(), sub_zone: node.sub_zone.clone() };
-    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let (name, version) = Node::USER_AGENT;
     core::Node {
         id: node.id.clone(),
         cluster: node.cluster.clone(),
         metadata: (!node.metadata.is_empty()).then(|| structure(&node.metadata)),
         locality: (locality != core::Locality::default()).then_some(locality),
-        user_agent_name: env!("CARGO_PKG_NAME").to_owned(),
-        user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(version)),
-        client_features: vec![
-            "envoy.lb.does_not_support_overprovisioning".to_owned(),
-            "xds.config.resource-in-sotw".to_owned(),
-        ],
+        user_agent_name: name.to_owned(),
+        user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(version.to_owned())),
+        client_features: Node::CLIENT_FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
         ..core::Node::default()
     }
 }

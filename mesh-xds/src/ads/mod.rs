@@ -13,6 +13,7 @@ mod protocol;
 mod stream;
 mod wire;
 
+pub(crate) use messages::node_message;
 #[cfg(test)]
 pub(crate) use protocol::Asks;
 pub(crate) use protocol::{Protocol, Request, Verdict};

@@ -51,6 +51,15 @@ pub(crate) struct Node {
     pub(crate) metadata: serde_json::Map<String, serde_json::Value>,
 }
 
+impl Node {
+    /// What this library is called, and its version.
+    pub(crate) const USER_AGENT: (&'static str, &'static str) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+
+    /// What a control plane may take for granted (A27).
+    pub(crate) const CLIENT_FEATURES: &'static [&'static str] =
+        &["envoy.lb.does_not_support_overprovisioning", "xds.config.resource-in-sotw"];
+}
+
 /// A57's does-not-exist timer, and A88's for servers whose timer is transient.
 const DOES_NOT_EXIST: Duration = Duration::from_secs(15);
 const TRANSIENT: Duration = Duration::from_secs(30);

@@ -257,10 +257,10 @@ impl Cache {
     }
 
     /// Everything, for people.
-    pub(crate) fn status(&self, clock: &Clock) -> Vec<ResourceStatus> {
+    pub(crate) fn status(&self, server: &Arc<str>, clock: &Clock) -> Vec<ResourceStatus> {
         let mut all = Vec::new();
         for (kind, entries) in self.entries.iter() {
-            all.extend(entries.iter().map(|(name, entry)| entry.status(kind, name, clock)));
+            all.extend(entries.iter().map(|(name, entry)| entry.status(kind, name, server, clock)));
         }
         all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         all
@@ -325,9 +325,10 @@ impl Attempt {
 }
 
 impl Entry {
-    fn status(&self, kind: Kind, name: &Arc<str>, clock: &Clock) -> ResourceStatus {
+    fn status(&self, kind: Kind, name: &Arc<str>, server: &Arc<str>, clock: &Clock) -> ResourceStatus {
         let error = || self.error.as_deref().unwrap_or_default().to_owned();
         let failure = |failed: &Attempt| ResourceFailure {
+            details: error(),
             version: Some(failed.version.to_string()).filter(|version| !version.is_empty()),
             resource: failed.raw.clone(),
             at: clock.wall(failed.at),
@@ -335,6 +336,7 @@ impl Entry {
         ResourceStatus {
             kind,
             name: name.to_string(),
+            server: Arc::clone(server),
             state: match self.state {
                 State::Requested => ResourceState::Requested,
                 State::Acked => ResourceState::Acked,
@@ -346,7 +348,6 @@ impl Entry {
             version: self.accepted.as_ref().map(|accepted| accepted.version.to_string()),
             resource: self.accepted.as_ref().and_then(|accepted| accepted.raw.clone()),
             last_updated: self.accepted.as_ref().map(|accepted| clock.wall(accepted.at)),
-            error: self.error.as_deref().map(str::to_owned),
             failure: self.failed.as_deref().map(failure),
             ignored: self.ignored.clone(),
         }

@@ -36,7 +36,7 @@ fn accept(cache: &mut Cache, number: u32) -> Change {
 }
 
 fn status(cache: &Cache) -> ResourceStatus {
-    cache.status(&Clock::now()).remove(0)
+    cache.status(&"s".into(), &Clock::now()).remove(0)
 }
 
 /// What readers see: `-` nothing yet, `v` a value, `v!` a value with an ambient error, `Err`, `Err?` while unreachable.
@@ -184,7 +184,7 @@ fn what_was_not_subscribed_is_not_kept() {
     cache.requested(KIND, &name());
     accept(&mut cache, 1);
     cache.forget(KIND, "c");
-    assert_eq!((seen(&cache), cache.status(&Clock::now()).len()), ("-", 0));
+    assert_eq!((seen(&cache), cache.status(&"s".into(), &Clock::now()).len()), ("-", 0));
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn the_value_in_use_and_the_refused_update_are_shown_side_by_side() {
     let said = |version: &str, seconds| Said { version: version.into(), at: at(seconds) };
     cache.received(KIND, "c", raw("good", Ok(value(1))), &said("1", 1));
     cache.received(KIND, "c", raw("bad", Err(Invalid::new("no"))), &said("2", 2));
-    let shown = cache.status(&clock).remove(0);
+    let shown = cache.status(&"s".into(), &clock).remove(0);
     assert_eq!(shown.version.as_deref(), Some("1"));
     assert_eq!(shown.resource.as_deref(), Some(&b"good"[..]));
     assert_eq!(shown.last_updated, Some(clock.wall(at(1))));
@@ -220,7 +220,7 @@ fn the_value_in_use_and_the_refused_update_are_shown_side_by_side() {
 
     cache.received(KIND, "c", raw("better", Ok(value(2))), &said("4", 4));
     let shown = status(&cache);
-    assert_eq!((shown.state, shown.failure, shown.error), (ResourceState::Acked, None, None));
+    assert_eq!((shown.state, shown.failure), (ResourceState::Acked, None));
     assert_eq!(shown.resource.as_deref(), Some(&b"better"[..]));
 }
 

@@ -13,16 +13,17 @@ mod registry;
 
 use crate::{
     Bootstrap,
+    bootstrap::Node,
     cache::Cache,
     snapshot::Target,
-    status::{Clock, ServerStatus, Status, StreamState},
+    status::{Clock, NodeStatus, ServerStatus, Status, StreamState},
 };
 use driver::{Command, Driver, WatchId};
 use rustc_hash::FxHashSet;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -129,14 +130,44 @@ impl XdsClient {
         let server = self.0.bootstrap.server_name();
         Status {
             node_id: self.node_id().to_owned(),
+            node: NodeStatus::of(self.node()),
+            resources: shared.cache.status(&server.as_str().into(), &Clock::now()),
             servers: vec![ServerStatus { server, state: shared.stream.clone() }],
-            resources: shared.cache.status(&Clock::now()),
         }
     }
 
     /// The node id of the bootstrap.
     pub fn node_id(&self) -> &str {
         self.0.bootstrap.node_id()
+    }
+
+    /// Every living client of this process that [`XdsClient::connect`] made.
+    pub(crate) fn of_process() -> Vec<Self> {
+        registry::clients()
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakClient {
+        WeakClient(Arc::downgrade(&self.0))
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.0.bootstrap.node
+    }
+}
+
+/// A client that is not kept alive.
+#[derive(Clone)]
+pub(crate) struct WeakClient(Weak<Inner>);
+
+impl WeakClient {
+    pub(crate) fn upgrade(&self) -> Option<XdsClient> {
+        self.0.upgrade().map(XdsClient)
+    }
+}
+
+impl fmt::Debug for WeakClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakClient")
     }
 }
 

@@ -36,3 +36,9 @@ pub(super) fn client(bootstrap: Arc<Bootstrap>) -> XdsClient {
     clients.push(Arc::downgrade(&client.0));
     client
 }
+
+/// Every living client.
+pub(super) fn clients() -> Vec<XdsClient> {
+    let clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    clients.iter().filter_map(Weak::upgrade).map(XdsClient).collect()
+}

@@ -117,7 +117,7 @@ async fn a_port_that_accepts_and_never_answers_is_a_connect_error() {
     for part in [server.to_string().as_str(), "no HTTP/2 answer", "Listener \"web\"", NODE] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    assert_eq!(client.status().resource(Kind::Listener, "web").map(|web| &web.error), Some(&None));
+    assert_eq!(client.status().resource(Kind::Listener, "web").map(|web| &web.failure), Some(&None));
 }
 
 #[tokio::test]

@@ -139,7 +139,10 @@ async fn a_deleted_listener_serves_on_and_says_so() {
     let status = client.status();
     let listener = status.resource(Kind::Listener, "web").expect("subscribed");
     assert_eq!(listener.state, ResourceState::DoesNotExist);
-    assert!(listener.error.as_ref().is_some_and(|error| error.contains("deleted")) && listener.version.is_some());
+    assert!(
+        listener.failure.as_ref().is_some_and(|failure| failure.details.contains("deleted"))
+            && listener.version.is_some()
+    );
 }
 
 #[tokio::test(start_paused = true)]

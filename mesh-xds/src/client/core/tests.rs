@@ -402,7 +402,7 @@ fn run(seed: u64) {
     // When nobody watches, nothing but the lingering names is left.
     let all: Vec<_> = simulation.targets.keys().copied().collect();
     all.into_iter().for_each(|id| simulation.unwatch(id));
-    let left = simulation.cache.status(&crate::status::Clock::now());
+    let left = simulation.cache.status(&"s".into(), &crate::status::Clock::now());
     assert!(left.len() <= 2 && left.iter().all(|resource| resource.kind.is_full_state()), "{left:?}");
 }
 
