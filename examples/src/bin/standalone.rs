@@ -31,7 +31,8 @@ fn print(snapshot: &Snapshot) {
     for cluster in snapshot.clusters.values() {
         match &cluster.state {
             Ok(resolved) => {
-                let addresses = resolved.endpoints.endpoints().map(|endpoint| endpoint.addresses.first.to_string());
+                let endpoints = resolved.iter().flat_map(|leaf| leaf.endpoints.endpoints());
+                let addresses = endpoints.map(|endpoint| endpoint.addresses.first.to_string());
                 println!("  {}: {}", cluster.name.as_str(), addresses.collect::<Vec<_>>().join(" "));
             }
             Err(error) => println!("  {}: {error}", cluster.name.as_str()),

@@ -174,7 +174,7 @@ async fn child_that_is_not_there() {
     let mut resources = aggregate.expect("a cluster").with(listener("svc", "routes"));
     resources.insert(route_config("routes", vec![virtual_host("*", "a")]));
     let control_plane = ControlPlane::new();
-    control_plane.set(resources.clone());
+    control_plane.set_unchecked(resources.clone());
     let bootstrap = Bootstrap::builder().node_id("n").server(control_plane.in_process()).build().expect("a server");
     // Instead of 15 s.
     let mesh = Mesh::builder(bootstrap.with_resource_timeout(Duration::from_millis(300))).build();
@@ -184,11 +184,11 @@ async fn child_that_is_not_there() {
         assert!(status.message().contains(part), "{part} in {status}");
     }
     resources.insert(cluster_static("c", &addresses([&c])));
-    control_plane.set(resources.clone());
+    control_plane.set_unchecked(resources.clone());
     answers(&channel, "c").await;
     // From here on no call may fail.
     resources.insert(cluster_static("b", &addresses([&b])));
-    control_plane.set(resources);
+    control_plane.set_unchecked(resources);
     within("b", async { while unary(&channel).await.expect("no call fails") != "b" {} }).await;
     assert_eq!(c.counters().connections, 1);
 }
