@@ -143,7 +143,7 @@ async fn accepted_resources_are_shown_byte_by_byte_with_version_and_time() {
     let mut resources = greeter(cluster_eds("blue"));
     let cluster = with_unknown_field(pack(cluster_eds("blue")));
     resources.insert_any(cluster.clone());
-    control_plane.ads.set(resources);
+    control_plane.ads.set_unchecked(resources);
     let begin = since_epoch();
     let admin = Admin::following("csds-acked", &control_plane).await;
     for (type_url, name) in [(LDS, "greeter"), (RDS, "routes"), (CDS, "blue"), (EDS, "blue")] {
@@ -165,7 +165,7 @@ async fn accepted_resources_are_shown_byte_by_byte_with_version_and_time() {
 #[tokio::test]
 async fn the_node_is_shown_as_it_was_sent() {
     let control_plane = OurControlPlane::start().await;
-    control_plane.ads.set(greeter(cluster_eds("blue")));
+    control_plane.ads.set_unchecked(greeter(cluster_eds("blue")));
     let mut json = bootstrap("csds-node", control_plane.address);
     json["node"]["metadata"] = serde_json::json!({ "INSTANCE_IPS": "10.0.0.7", "LABELS": { "app": "a" } });
     let admin = Admin::of(parsed(&json)).await;
@@ -191,11 +191,11 @@ async fn the_node_is_shown_as_it_was_sent() {
 #[tokio::test]
 async fn a_refused_update_is_shown_beside_the_value_in_use_until_a_good_one_comes() {
     let control_plane = OurControlPlane::start().await;
-    control_plane.ads.set(greeter(cluster_eds("blue")));
+    control_plane.ads.set_unchecked(greeter(cluster_eds("blue")));
     let admin = Admin::following("csds-nacked", &control_plane).await;
     let good = admin.reaches(CDS, "blue", Acked).await;
 
-    control_plane.ads.set(greeter(refused_cluster()));
+    control_plane.ads.set_unchecked(greeter(refused_cluster()));
     let refused = admin.reaches(CDS, "blue", Nacked).await;
     assert_eq!((&refused.version_info, &refused.xds_config), (&good.version_info, &good.xds_config));
     assert!(refused.last_updated.is_some());
@@ -208,7 +208,7 @@ async fn a_refused_update_is_shown_beside_the_value_in_use_until_a_good_one_come
     assert_eq!(admin.reaches(EDS, "blue", Acked).await.error_state, None);
 
     let better = Cluster { alt_stat_name: "blue-2".to_owned(), ..cluster_eds("blue") };
-    control_plane.ads.set(greeter(better.clone()));
+    control_plane.ads.set_unchecked(greeter(better.clone()));
     let resource = admin.reaches(CDS, "blue", Acked).await;
     assert_eq!((resource.error_state, resource.xds_config), (None, Some(pack(better))));
     assert_ne!(resource.version_info, good.version_info);
@@ -244,12 +244,12 @@ async fn a_timer_that_means_a_slow_server_is_a_timeout() {
 #[tokio::test]
 async fn a_deleted_resource_that_is_kept_does_not_exist_and_is_still_shown() {
     let control_plane = OurControlPlane::start().await;
-    control_plane.ads.set(greeter(cluster_eds("blue")));
+    control_plane.ads.set_unchecked(greeter(cluster_eds("blue")));
     let admin = Admin::following("csds-deleted", &control_plane).await;
     let good = admin.reaches(CDS, "blue", Acked).await;
     let mut without = greeter(cluster_eds("blue"));
     without.remove(CDS, "blue");
-    control_plane.ads.set(without);
+    control_plane.ads.set_unchecked(without);
     let deleted = admin.reaches(CDS, "blue", DoesNotExist).await;
     assert_eq!((&deleted.version_info, &deleted.xds_config), (&good.version_info, &good.xds_config));
     let error = deleted.error_state.expect("why");

@@ -36,7 +36,7 @@ const EDS: &str = Kind::Endpoints.type_url();
 #[tokio::test]
 async fn node_matchers_are_refused_and_contents_are_left_out_on_request() {
     let control_plane = OurControlPlane::start().await;
-    control_plane.ads.set(greeter(cluster_eds("blue")));
+    control_plane.ads.set_unchecked(greeter(cluster_eds("blue")));
     let admin = Admin::following("csds-requests", &control_plane).await;
     admin.reaches(CDS, "blue", Acked).await;
 
@@ -97,7 +97,7 @@ async fn fields_without_effect_and_the_server_are_told_beside_each_resource() {
     let mut cluster = cluster_eds("blue");
     cluster.alt_stat_name = "other".to_owned();
     cluster.close_connections_on_host_health_failure = true;
-    control_plane.ads.set(greeter(cluster));
+    control_plane.ads.set_unchecked(greeter(cluster));
     let admin = Admin::following("csds-ignored", &control_plane).await;
     admin.reaches(CDS, "blue", Acked).await;
     let mut grpc = tonic::client::Grpc::new(admin.channel.clone());
@@ -120,7 +120,7 @@ async fn fields_without_effect_and_the_server_are_told_beside_each_resource() {
 #[tokio::test]
 async fn the_service_of_a_process_tells_of_each_client_while_it_lives() {
     let control_plane = OurControlPlane::start().await;
-    control_plane.ads.set(greeter(cluster_eds("blue")));
+    control_plane.ads.set_unchecked(greeter(cluster_eds("blue")));
     let address = serve(tonic::service::Routes::new(CsdsService::of_process())).await;
     let channel = Endpoint::from_shared(format!("http://{address}")).expect("a URI").connect_lazy();
     let csds = ClientStatusDiscoveryServiceClient::new(channel);
@@ -143,10 +143,10 @@ async fn the_service_of_a_process_tells_of_each_client_while_it_lives() {
 #[tokio::test]
 async fn operators_tools_can_read_it() {
     let control_plane = OurControlPlane::start().await;
-    control_plane.ads.set(greeter(cluster_eds("blue")));
+    control_plane.ads.set_unchecked(greeter(cluster_eds("blue")));
     let admin = Admin::following("csds-tools", &control_plane).await;
     admin.reaches(EDS, "blue", Acked).await;
-    control_plane.ads.set(greeter(refused_cluster()));
+    control_plane.ads.set_unchecked(greeter(refused_cluster()));
     admin.reaches(CDS, "blue", Nacked).await;
     for implementation in [Grpc::Go, Grpc::Core] {
         let answer = read_csds(implementation, admin.address).await.expect("it can read it");
@@ -193,7 +193,7 @@ async fn says_what_ours_says(implementation: Grpc, node: &str) {
     let backend = Backend::start("a").await.expect("a free port");
     let control_plane = OurControlPlane::start().await;
     let serving = |cluster| greeter(cluster).with(endpoints("blue", &[backend.address()]));
-    control_plane.ads.set(serving(cluster_eds("blue")));
+    control_plane.ads.set_unchecked(serving(cluster_eds("blue")));
     let theirs = bootstrap(&format!("{node}-theirs"), control_plane.address);
     let mut theirs = ForeignClient::start(implementation, "xds:///greeter", &theirs).await.expect("set up");
     let ours = Admin::following(&format!("{node}-ours"), &control_plane).await;
@@ -203,7 +203,7 @@ async fn says_what_ours_says(implementation: Grpc, node: &str) {
     ours.reaches(EDS, "blue", Acked).await;
     assert_eq!(said(fetch(&their_csds).await), said(ours.fetch().await));
 
-    control_plane.ads.set(serving(refused_cluster()));
+    control_plane.ads.set_unchecked(serving(refused_cluster()));
     ours.reaches(CDS, "blue", Nacked).await;
     let agree = async {
         while said(fetch(&their_csds).await) != said(ours.fetch().await) {
