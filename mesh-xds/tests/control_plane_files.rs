@@ -40,6 +40,45 @@ async fn served(control_plane: &ControlPlane) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_directory_is_served_in_delta() {
+    use envoy_types::pb::envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "a.yaml", &cluster("a"));
+    let control_plane = ControlPlane::new();
+    let mut loader = control_plane.watch_dir(folder.path()).expect("good files");
+    let serving = control_plane.listen("127.0.0.1:0").await.expect("a free port");
+    let uri = format!("http://{}", serving.local_addr().expect("a TCP address"));
+    let mut client = AggregatedDiscoveryServiceClient::connect(uri).await.expect("the server accepts");
+    let type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned();
+    let (requests, outgoing) = tokio::sync::mpsc::channel(1);
+    requests.send(DeltaDiscoveryRequest { type_url, ..Default::default() }).await.expect("open");
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut responses = client.delta_aggregated_resources(outgoing).await.expect("a stream").into_inner();
+    let first = responses.message().await.expect("an answer").expect("an answer");
+    assert_eq!(first.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["a"]);
+
+    write(folder.path(), "b.yaml", &cluster("b"));
+    reloaded(&mut loader).await.expect("a good file");
+    let second = responses.message().await.expect("an answer").expect("an answer");
+    assert_eq!(second.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    fs::remove_file(folder.path().join("a.yaml")).expect("removed");
+    reloaded(&mut loader).await.expect("good files");
+    assert_eq!(responses.message().await.expect("an answer").expect("an answer").removed_resources, ["a"]);
+}
+
+#[tokio::test]
+async fn a_directory_with_holes_is_not_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dangling = "- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: a\n  type: EDS\n";
+    write(folder.path(), "a.yaml", dangling);
+    let error = ControlPlane::new().watch_dir(folder.path()).expect_err("no endpoints");
+    let place = folder.path().display();
+    assert_eq!(error.to_string(), format!("{place}: missing: ClusterLoadAssignment a (named by Cluster a)"));
+}
+
+#[tokio::test]
 async fn changed_added_renamed_and_removed_files_are_followed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path();

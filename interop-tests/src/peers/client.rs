@@ -1,4 +1,4 @@
-//! Foreign xDS clients (C-core and grpc-go) that call the interop suite's TestService on command.
+//! Foreign xDS clients (C-core, grpc-go and grpc-js) that call the interop suite's TestService on command.
 //!
 //! They exist to judge our control plane and our backends. They do NOT share code with each other; only their commands
 //! are the same.
@@ -16,6 +16,8 @@ pub enum Grpc {
     Core,
     /// grpc-go.
     Go,
+    /// grpc-js with grpc-js-xds.
+    Js,
 }
 
 /// A running xDS client.
@@ -37,6 +39,12 @@ impl ForeignClient {
                 let mut command = Command::new(setup::go().await?);
                 command.arg("client").env("GRPC_GO_LOG_SEVERITY_LEVEL", "warning");
                 ("grpc-go xDS client", command)
+            }
+            Grpc::Js => {
+                let mut command = Command::new("node");
+                command.env("NODE_PATH", setup::node().await?).arg(setup::sources("node").join("xds_client.js"));
+                command.env("SUITE_PROTOS", concat!(env!("CARGO_MANIFEST_DIR"), "/proto"));
+                ("grpc-js xDS client", command)
             }
         };
         command.arg(target).env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string()).env_remove("GRPC_XDS_BOOTSTRAP");
@@ -73,6 +81,10 @@ pub async fn read_csds(implementation: Grpc, address: SocketAddr) -> Result<Valu
             let mut command = Command::new(setup::go().await?);
             command.arg("csds");
             command
+        }
+        Grpc::Js => {
+            let (step, reason) = ("reading CSDS".to_owned(), "nobody needed a reader for it yet".to_owned());
+            return Err(PeerError::Setup { peer: "Node", step, reason });
         }
     };
     command.arg(address.to_string());

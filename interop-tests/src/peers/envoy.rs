@@ -3,6 +3,7 @@
 //! It does NOT contain resources; the control plane under test has them.
 
 use super::{PeerError, Process, setup};
+use mesh_xds::control_plane::Dialect;
 use serde_json::json;
 use std::net::SocketAddr;
 use tokio::process::Command;
@@ -14,15 +15,15 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts one as `node`, with SotW ADS at `control_plane`.
+    /// Starts one as `node`, with ADS in `dialect` at `control_plane`.
     ///
     /// # Errors
     /// It could not be set up or started.
-    pub async fn start(node: &str, control_plane: SocketAddr) -> Result<Self, PeerError> {
+    pub async fn start(node: &str, dialect: Dialect, control_plane: SocketAddr) -> Result<Self, PeerError> {
         let mut command = Command::new(&setup::python().await?.envoy);
         // Without hot restart there is no shared memory, and any number of Envoys can run side by side.
         command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "--config-yaml"]);
-        command.arg(bootstrap(node, control_plane).to_string());
+        command.arg(bootstrap(node, dialect, control_plane).to_string());
         Ok(Self { process: Process::start("Envoy", command)? })
     }
 
@@ -32,7 +33,11 @@ impl Envoy {
     }
 }
 
-fn bootstrap(node: &str, control_plane: SocketAddr) -> serde_json::Value {
+fn bootstrap(node: &str, dialect: Dialect, control_plane: SocketAddr) -> serde_json::Value {
+    let api_type = match dialect {
+        Dialect::Sotw => "GRPC",
+        Dialect::Delta => "DELTA_GRPC",
+    };
     let over_ads = json!({ "resource_api_version": "V3", "ads": {} });
     let address = json!({ "address": control_plane.ip().to_string(), "port_value": control_plane.port() });
     let http2 = json!({
@@ -43,7 +48,7 @@ fn bootstrap(node: &str, control_plane: SocketAddr) -> serde_json::Value {
         "node": { "id": node, "cluster": "wire-tests" },
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "GRPC",
+                "api_type": api_type,
                 "transport_api_version": "V3",
                 "grpc_services": [{ "envoy_grpc": { "cluster_name": "ads" } }],
             },

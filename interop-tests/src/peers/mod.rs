@@ -1,4 +1,4 @@
-//! Foreign implementations at the other end of the wire: go-control-plane, grpc-go, C-core and Envoy.
+//! Foreign implementations at the other end of the wire: go-control-plane, grpc-go, C-core, grpc-js and Envoy.
 //!
 //! What the mesh calls right should not be judged by its own code alone. The peers set themselves up on first use
 //! (`setup`) and run as child processes ([`Process`]) that end with the test. They do NOT judge; the wire tests do.

@@ -1,7 +1,7 @@
-//! Sets the foreign peers up: a Python virtual environment with pinned packages, and a Go program.
+//! Sets the foreign peers up: a Python virtual environment and Node packages, both pinned, and a Go program.
 //!
 //! The test command does this by itself on first use, says what it does, and keeps the result under `target/peers`, so
-//! that a cold clone needs only `python3` and `go`. It does NOT start a peer.
+//! that a cold clone needs only `python3`, `go` and `npm`. It does NOT start a peer.
 
 use super::PeerError;
 use rustix::fs::{FlockOperation, flock};
@@ -15,6 +15,8 @@ use std::{
 use tokio::{sync::OnceCell, task, time::Instant};
 
 const REQUIREMENTS: &str = include_str!("../../peers/python/requirements.txt");
+
+const PACKAGES: &str = include_str!("../../peers/node/package-lock.json");
 
 /// What is ready to be started.
 #[derive(Debug)]
@@ -33,6 +35,12 @@ pub(super) async fn python() -> Result<&'static Python, PeerError> {
 pub(super) async fn go() -> Result<&'static PathBuf, PeerError> {
     static READY: OnceCell<PathBuf> = OnceCell::const_new();
     READY.get_or_try_init(|| blocking("Go", go_program)).await
+}
+
+/// The directory with the packages that `peers/node` needs.
+pub(super) async fn node() -> Result<&'static PathBuf, PeerError> {
+    static READY: OnceCell<PathBuf> = OnceCell::const_new();
+    READY.get_or_try_init(|| blocking("Node", node_packages)).await
 }
 
 /// The directory of a peer's sources.
@@ -100,6 +108,24 @@ fn go_program(directory: &Path) -> Step<PathBuf> {
         run("building the Go peers (grpc-go, go-control-plane)", &mut build)?;
     }
     Ok(program)
+}
+
+fn node_packages(directory: &Path) -> Step<PathBuf> {
+    let directory = directory.join("node");
+    // Written last, as for Python.
+    let installed = directory.join("installed-package-lock.json");
+    if fs::read_to_string(&installed).ok().as_deref() != Some(PACKAGES) {
+        fs::create_dir_all(&directory).map_err(|error| broken("creating target/peers/node", error))?;
+        for file in ["package.json", "package-lock.json"] {
+            let copied = fs::copy(sources("node").join(file), directory.join(file));
+            copied.map_err(|error| broken("copying the list of packages", error))?;
+        }
+        let mut npm = Command::new("npm");
+        npm.current_dir(&directory).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+        run("installing grpc-js-xds (about 40 MB)", &mut npm)?;
+        fs::write(&installed, PACKAGES).map_err(|error| broken("marking the packages as complete", error))?;
+    }
+    Ok(directory.join("node_modules"))
 }
 
 fn run(step: &str, command: &mut Command) -> Step<String> {

@@ -33,7 +33,7 @@ use interop_tests::{
     proto::testing::{SimpleRequest, test_service_client::TestServiceClient},
 };
 use mesh_xds::control_plane::{
-    Resources,
+    Dialect, Event, Resources,
     resources::{ads, cluster_eds, endpoints, pack, route_config, virtual_host},
 };
 use std::{
@@ -111,14 +111,15 @@ async fn answers(client: &mut TestServiceClient<Channel>, calls: usize) -> BTree
     answers
 }
 
-#[tokio::test]
-async fn envoy_follows_listeners_routes_clusters_and_endpoints() {
+/// A run-through of all four types, in one dialect.
+async fn follows_listeners_routes_clusters_and_endpoints(dialect: Dialect) {
     let [a, b, c] = backends(["a", "b", "c"]).await;
     let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let mut control_plane = OurControlPlane::start().await;
     let ads = control_plane.ads.clone();
+    let mut events = ads.events();
     ads.set_unchecked(resources(ingress, "blue", &addresses([&a, &b])));
-    let envoy = Envoy::start("envoy-1", control_plane.address).await.expect("set up");
+    let envoy = Envoy::start("envoy-1", dialect, control_plane.address).await.expect("set up");
     for (type_url, name) in [(CDS, "blue"), (EDS, "blue"), (LDS, "ingress"), (RDS, "routes")] {
         within(&format!("{name} is ACKed: {}", envoy.log()), ads.wait_for_ack(type_url, name)).await;
     }
@@ -144,5 +145,37 @@ async fn envoy_follows_listeners_routes_clusters_and_endpoints() {
     within("the routes are ACKed", ads.wait_for_ack(RDS, "routes")).await;
     let moved = async { while answers(&mut client, 10).await.get("a") != Some(&10) {} };
     within("answers from a alone", moved).await;
+
+    // What nobody routes to any more can go: in delta by its name.
+    ads.set(resources(ingress, "green", &addresses([&a]))).expect("complete");
+    within("the old cluster's end is ACKed", ads.wait_for_ack(CDS, "blue")).await;
+    within("its endpoints are let go", ads.wait_for_unsubscription(EDS, "blue")).await;
+
+    // A lost stream costs no call, and Envoy says what it has when it comes back.
+    ads.cut_streams();
+    let came_back = |event: &Event| matches!(event, Event::StreamOpened { stream, .. } if *stream > 1);
+    let opened = within("a new stream", events.wait_for(came_back)).await.expect("all events are read");
+    assert!(matches!(opened, Event::StreamOpened { dialect: spoken, .. } if spoken == dialect));
+    let asks = |event: &Event| matches!(event, Event::Request { type_url, .. } if type_url == CDS);
+    let asked = within("clusters are asked for", events.wait_for(asks)).await.expect("all events are read");
+    let Event::Request { held, .. } = asked else { panic!("as waited for") };
+    match dialect {
+        Dialect::Sotw => assert_eq!(held, []),
+        Dialect::Delta => assert_eq!(held.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["green"]),
+    }
+    ads.set_unchecked(resources(ingress, "green", &addresses([&b])));
+    within("new endpoints are ACKed on the new stream", ads.wait_for_ack(EDS, "green")).await;
+    let moved = async { while answers(&mut client, 10).await.get("b") != Some(&10) {} };
+    within("answers from b alone", moved).await;
     assert_eq!(control_plane.nacks(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn envoy_follows_listeners_routes_clusters_and_endpoints() {
+    follows_listeners_routes_clusters_and_endpoints(Dialect::Sotw).await;
+}
+
+#[tokio::test]
+async fn envoy_follows_listeners_routes_clusters_and_endpoints_in_delta() {
+    follows_listeners_routes_clusters_and_endpoints(Dialect::Delta).await;
 }

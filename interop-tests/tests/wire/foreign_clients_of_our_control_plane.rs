@@ -1,4 +1,4 @@
-//! gRPC's own xDS clients, C-core and grpc-go, follow our control plane to our backends.
+//! gRPC's own xDS clients, C-core, grpc-go and grpc-js, follow our control plane to our backends.
 //!
 //! They judge what we send on the ADS stream with their validation, and our backends' HTTP/2 with their transports. They
 //! do NOT judge our client.
@@ -100,4 +100,9 @@ async fn c_core_follows_endpoints_routes_and_a_lost_stream() {
 #[tokio::test]
 async fn grpc_go_follows_endpoints_routes_and_a_lost_stream() {
     follows_endpoints_routes_and_a_lost_stream(Grpc::Go).await;
+}
+
+#[tokio::test]
+async fn grpc_js_follows_endpoints_routes_and_a_lost_stream() {
+    follows_endpoints_routes_and_a_lost_stream(Grpc::Js).await;
 }
