@@ -47,7 +47,17 @@ pub(crate) enum Again {
 }
 
 impl Backoff {
-    /// The wait after a dial or a stream that brought no response; `random` is in `0.0..1.0`.
+    /// The wait after a stream that was opened then, brought no response, and ended now.
+    pub(crate) fn unanswered(&mut self, opened: Instant, now: Instant, random: f64) -> Duration {
+        // Who has nothing to tell, does not answer. The streams of such a server are no steps of one curve, even if each
+        // of them is cut after half an hour.
+        if now.saturating_duration_since(opened) > WINDOW {
+            *self = Self::default();
+        }
+        self.failed(random)
+    }
+
+    /// The wait after a dial that failed; `random` is in `0.0..1.0`.
     pub(crate) fn failed(&mut self, random: f64) -> Duration {
         let delay = BASE.mul_f64(FACTOR.powi(self.failures).min(CAP.as_secs_f64()));
         self.failures = self.failures.saturating_add(1).min(64);
@@ -129,6 +139,14 @@ mod tests {
             assert_eq!(*wait, Again::Flapping(Duration::from_secs_f64(expected)));
         }
         assert_eq!(waits[29], Again::Flapping(CAP), "also when six of them take far more than ten seconds");
+    }
+
+    #[test]
+    fn a_stream_that_was_silent_for_long_is_no_step_of_the_curve() {
+        let (mut backoff, now) = (Backoff::default(), Instant::now());
+        assert_eq!(backoff.unanswered(now, now, 0.5), BASE);
+        assert_eq!(backoff.unanswered(now, now + WINDOW, 0.5), BASE.mul_f64(1.6));
+        assert_eq!(backoff.unanswered(now, now + WINDOW * 2, 0.5), BASE);
     }
 
     #[test]

@@ -140,10 +140,10 @@ struct AdsStream {
 
 /// How a stream ended.
 enum End {
-    /// After at least one response: "not an error, retry immediately with backoff reset" - A57.
-    Answered { opened: Instant, why: String },
-    /// Before any.
-    Failed(String),
+    /// There was none.
+    Undialled(String),
+    /// With a response or more, or without any.
+    Over { opened: Instant, answered: bool, why: String },
     /// Nobody listens any more.
     Orphaned,
 }
@@ -161,18 +161,8 @@ impl AdsStream {
             }
             let (cause, delay) = match self.one_stream().await {
                 End::Orphaned => return,
-                End::Answered { opened, why } => {
-                    match self.backoff.answered(opened, Instant::now(), self.random.f64()) {
-                        Again::AtOnce(delay) => {
-                            tracing::debug!(%why, "the ADS stream ended after a response");
-                            (None, delay)
-                        }
-                        Again::Flapping(delay) => {
-                            (Some(format!("it answers and closes, again and again: {why}")), delay)
-                        }
-                    }
-                }
-                End::Failed(cause) => (Some(cause), self.backoff.failed(self.random.f64())),
+                End::Undialled(cause) => (Some(cause), self.backoff.failed(self.random.f64())),
+                End::Over { opened, answered, why } => self.after(opened, answered, why),
             };
             if self.events.send(Event::Disconnected { cause }).await.is_err() {
                 return;
@@ -181,11 +171,27 @@ impl AdsStream {
         }
     }
 
+    /// What is to be told of a stream that is over, and the wait before the next one.
+    fn after(&mut self, opened: Instant, answered: bool, why: String) -> (Option<String>, Duration) {
+        let (now, random) = (Instant::now(), self.random.f64());
+        if !answered {
+            return (Some(why), self.backoff.unanswered(opened, now, random));
+        }
+        match self.backoff.answered(opened, now, random) {
+            // "not an error, retry immediately with backoff reset" - A57.
+            Again::AtOnce(delay) => {
+                tracing::debug!(%why, "the ADS stream ended after a response");
+                (None, delay)
+            }
+            Again::Flapping(delay) => (Some(format!("it answers and closes, again and again: {why}")), delay),
+        }
+    }
+
     async fn one_stream(&mut self) -> End {
         let Some(server) = self.bootstrap.servers.get(self.server).cloned() else { return End::Orphaned };
         let connection = match connect::connect(&server.address, &self.bootstrap.transport).await {
             Ok(connection) => connection,
-            Err(cause) => return End::Failed(cause),
+            Err(cause) => return End::Undialled(cause),
         };
         // Unbounded: one entry per response and per change of subscriptions on this stream, and gone with it.
         let (requests, outbox) = mpsc::unbounded_channel();
@@ -224,7 +230,7 @@ impl AdsStream {
         let read = async {
             match open.await {
                 Ok(responses) => read(responses, opened, &mut self.decoder, &self.events, &asked).await,
-                Err(status) => End::Failed(describe(&status)),
+                Err(status) => End::Over { opened, answered: false, why: describe(&status) },
             }
         };
         tokio::select! {
@@ -270,10 +276,11 @@ async fn read(
     loop {
         let frame = match responses.try_next().await {
             Ok(Some(frame)) => frame,
-            Ok(None) if answered => return End::Answered { opened, why: "the server ended the stream".to_owned() },
-            Err(status) if answered => return End::Answered { opened, why: describe(&status) },
-            Ok(None) => return End::Failed("the stream ended without a response".to_owned()),
-            Err(status) => return End::Failed(describe(&status)),
+            Ok(None) => {
+                let why = if answered { "the server ended it" } else { "the stream ended without a response" };
+                return End::Over { opened, answered, why: why.to_owned() };
+            }
+            Err(status) => return End::Over { opened, answered, why: describe(&status) },
         };
         answered = true;
         let Frame { type_url, version, nonce, mut resources, removed, errors } = frame;

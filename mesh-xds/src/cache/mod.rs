@@ -188,19 +188,20 @@ impl Cache {
 
     /// Whether there is a value that, as far as the server has said, the server has too.
     pub(crate) fn holds(&self, kind: Kind, name: &str) -> bool {
-        self.held(kind, name).is_some()
+        // A NACK leaves the value of before. After a deletion or an error even the same value would be news.
+        self.accepted(kind, name, |state| matches!(state, State::Acked | State::Nacked)).is_some()
     }
 
-    /// The version of such a value, if it has one.
+    /// The version of a value that is the server's newest, as far as it has said, if it has a version.
     pub(crate) fn held_version(&self, kind: Kind, name: &str) -> Option<Arc<str>> {
-        let version = &self.held(kind, name)?.version;
+        // After a NACK, a server that has gone back to the version of before would not send it, and the error would stay.
+        let version = &self.accepted(kind, name, |state| state == State::Acked)?.version;
         (!version.is_empty()).then(|| Arc::clone(version))
     }
 
-    fn held(&self, kind: Kind, name: &str) -> Option<&Attempt> {
+    fn accepted(&self, kind: Kind, name: &str, is_wanted: impl Fn(State) -> bool) -> Option<&Attempt> {
         let entry = self.entries.get(kind)?.get(name)?;
-        // A NACK leaves the value of before. After a deletion or an error even the same value would be news.
-        entry.accepted.as_ref().filter(|_| matches!(entry.state, State::Acked | State::Nacked))
+        entry.accepted.as_ref().filter(|_| is_wanted(entry.state))
     }
 
     /// The server reported an error for a subscribed resource.
@@ -240,6 +241,10 @@ impl Cache {
     /// The control plane answers again. Returns whether that is news.
     pub(crate) fn reachable(&mut self) -> bool {
         self.unreachable.take().is_some()
+    }
+
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.unreachable.is_none()
     }
 
     /// What to do with a resource.

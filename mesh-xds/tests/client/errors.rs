@@ -188,3 +188,25 @@ async fn where_the_timer_is_transient_it_takes_thirty_seconds() {
     assert!(error.contains("did not answer") && !error.contains("does not exist"), "{error}");
     assert_eq!(client.status().resource(Kind::Listener, "web").expect("subscribed").state, ResourceState::Timeout);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delta_server_that_comes_back_with_nothing_new_is_an_outage_no_longer() {
+    let control_plane = ControlPlane::new();
+    control_plane.set(web("a", 1));
+    let client = client_with("delta_ads", &control_plane);
+    let mut watch = client.watch(target("web"));
+    snapshot(&mut watch, serves("a", 1)).await;
+    soon(control_plane.wait_for_ack(EDS, "a")).await;
+    control_plane.refuse(true);
+    control_plane.cut_streams();
+    let has_note =
+        |snapshot: &Snapshot| snapshot.clusters["a"].state.as_ref().is_ok_and(|leaves| leaves.first.note.is_some());
+    snapshot(&mut watch, has_note).await;
+    let mut events = control_plane.events();
+    control_plane.refuse(false);
+    // Every resource is held in the version of the server, which has no reason to say a word.
+    snapshot(&mut watch, |snapshot| !has_note(snapshot)).await;
+    while let Ok(event) = timeout(Duration::from_secs(60), events.recv()).await {
+        assert!(!matches!(event, Ok(Event::Response { .. })), "{event:?}");
+    }
+}

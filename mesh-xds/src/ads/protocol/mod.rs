@@ -168,6 +168,11 @@ impl Protocol {
         self.names.of(kind).sent(kind, serial, now, &mut self.timers);
     }
 
+    /// Whether the server has said something about every name: then it may keep silent for ever.
+    pub(crate) fn awaits_nothing(&self) -> bool {
+        self.names.iter().all(|(_, names)| !names.awaits_some())
+    }
+
     /// Whether a response of this type was asked for on this stream. If not it gets neither ACK nor NACK.
     pub(crate) fn asked(&self, kind: Kind) -> bool {
         self.names.get(kind).is_some_and(Names::asked)

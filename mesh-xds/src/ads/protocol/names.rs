@@ -65,6 +65,11 @@ impl Names {
         self.waits.get(name).is_some_and(|wait| *wait != Wait::Done)
     }
 
+    /// Whether there is a name of which the server has said nothing.
+    pub(super) fn awaits_some(&self) -> bool {
+        self.waits.values().any(|wait| *wait != Wait::Done)
+    }
+
     /// All names of which the server has said nothing.
     pub(super) fn unanswered(&self) -> Vec<Arc<str>> {
         self.waits.iter().filter(|(_, wait)| **wait != Wait::Done).map(|(name, _)| Arc::clone(name)).collect()

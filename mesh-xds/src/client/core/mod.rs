@@ -73,17 +73,22 @@ impl Core {
             Input::Added(id, TargetName { listener, authority }) => self.assembler.add(id, listener, authority),
             Input::Removed(id) => self.assembler.remove(id),
             Input::Connected => self.protocol.connected(|kind, name| cache.held_version(kind, name)),
-            Input::Sent { kind, serial } => self.protocol.sent(kind, serial, now),
+            Input::Sent { kind, serial } => {
+                self.protocol.sent(kind, serial, now);
+                // Who has nothing to tell, does not answer: a delta server whose resources are all held, or a SotW server
+                // that is told its own version.
+                if !cache.is_reachable() && self.protocol.awaits_nothing() {
+                    self.reachable(cache);
+                }
+            }
             Input::Received(response) => self.received(response, cache, now),
             Input::Disconnected { cause } => self.disconnected(cause, cache),
             // Who comes next waits for a dial, instead of failing for what was true long ago.
-            Input::Idle => {
-                if cache.reachable() {
-                    self.assembler.all_changed();
-                }
-            }
+            Input::Idle => self.reachable(cache),
             Input::TimerFired => {
                 for (kind, name) in self.protocol.expire(now) {
+                    // A stream that is up and silent is no outage.
+                    self.reachable(cache);
                     let change = cache.timed_out(kind, &name, self.timeout, now);
                     self.changed(kind, &name, change, now);
                 }
@@ -133,15 +138,19 @@ impl Core {
         }
     }
 
+    fn reachable(&mut self, cache: &mut Cache) {
+        if cache.reachable() {
+            self.assembler.all_changed();
+        }
+    }
+
     fn received(&mut self, response: Response, cache: &mut Cache, now: Instant) {
         let Response { kind, version, nonce, resources, removed, errors } = response;
         if !self.protocol.asked(kind) {
             // "Response with a type URL never requested: neither ACK nor NACK" - grpc-go.
             return;
         }
-        if cache.reachable() {
-            self.assembler.all_changed();
-        }
+        self.reachable(cache);
         let said = Said { version: Arc::clone(&version), at: now };
         let mut present = FxHashSet::default();
         let mut complaints = Complaints::default();
