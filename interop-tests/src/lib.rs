@@ -12,4 +12,5 @@ pub mod peers;
 pub mod proto;
 pub mod proxy;
 pub mod raw;
+pub mod recordings;
 pub mod scripted;

@@ -6,9 +6,12 @@
 
 use bytes::Bytes;
 use fastrand::Rng;
-use interop_tests::nack_table::{CERTIFICATE_PROVIDERS, rows};
+use interop_tests::{
+    nack_table::{CERTIFICATE_PROVIDERS, rows},
+    recordings::{responses, scenarios},
+};
 use mesh_xds::{
-    control_plane::proto::envoy::service::discovery::v3::{DiscoveryResponse, Resource as Wrapper},
+    control_plane::proto::envoy::service::discovery::v3::Resource as Wrapper,
     decode::{DecodeContext, decode, decode_after, reuse},
     resource::{ClusterLoadAssignment, ClusterSpecifier, Kind, Received, Resource, RouteAction, RouteConfig},
 };
@@ -18,7 +21,7 @@ use prost::{
 };
 use std::{
     collections::HashSet,
-    env, fs,
+    env,
     panic::{self, AssertUnwindSafe},
 };
 
@@ -83,13 +86,9 @@ fn corpus(kind: Kind) -> Vec<Seed> {
     let of_table = rows().into_iter().filter(|row| row.kind == kind);
     let mut corpus: Vec<Bytes> =
         of_table.flat_map(|row| [row.good, row.bad]).map(|any| Bytes::from(any.value)).collect();
-    let recordings = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/istiod");
-    for folder in fs::read_dir(recordings).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
-        for file in fs::read_dir(folder).unwrap() {
-            let response = DiscoveryResponse::decode(Bytes::from(fs::read(file.unwrap().path()).unwrap())).unwrap();
-            if response.type_url == kind.type_url() {
-                corpus.extend(response.resources.into_iter().map(|any| Bytes::from(any.value)));
-            }
+    for response in scenarios().unwrap().iter().flat_map(|scenario| responses(scenario).unwrap()) {
+        if response.kind == kind {
+            corpus.extend(response.resources.into_values().map(|any| Bytes::from(any.value)));
         }
     }
     // In any order the same: the files are listed as the file system likes.

@@ -7,21 +7,15 @@
 //! compute anything from Istio's configuration.
 
 use crate::rig::within;
-use bytes::Bytes;
-use envoy_types::pb::{
-    envoy::service::discovery::v3::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-        aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
-    },
-    google::protobuf::Any,
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
 };
+use interop_tests::recordings::{Configuration, configurations};
 use mesh_xds::resource::Kind;
-use prost::Message;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,13 +31,6 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 /// The order in which an istiod pushes.
 const PUSH_ORDER: [Kind; 4] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::RouteConfig];
-
-/// Everything the istiod had under one version.
-#[derive(Clone, Debug, Default)]
-struct Configuration {
-    version: String,
-    resources: BTreeMap<Kind, BTreeMap<String, Any>>,
-}
 
 /// What the client has said so far.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +55,7 @@ pub(crate) struct Istiod {
 impl Istiod {
     /// Plays the recording in `fixtures/istiod/NAME`, beginning with its first configuration.
     pub(crate) async fn replay(name: &str) -> Self {
-        let configurations = Arc::new(load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/istiod").join(name)));
+        let configurations = Arc::new(configurations(name).expect("recorded"));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let current = watch::Sender::new(0);
@@ -116,44 +103,6 @@ impl Drop for Istiod {
     fn drop(&mut self) {
         self.server.abort();
     }
-}
-
-/// Groups the recorded responses by version: every push of this istiod has one of its own for all types.
-fn load(folder: &Path) -> Vec<Configuration> {
-    let mut files: Vec<_> =
-        fs::read_dir(folder).expect("recorded").map(|entry| entry.expect("a file").path()).collect();
-    files.sort();
-    let mut configurations: Vec<Configuration> = Vec::new();
-    for file in files {
-        let bytes = Bytes::from(fs::read(&file).expect("a file"));
-        let response = DiscoveryResponse::decode(bytes).expect("a recorded response");
-        if configurations.last().is_none_or(|last| last.version != response.version_info) {
-            // What a client did not ask for under this version is as it was under the last one.
-            let resources = configurations.last().map(|last| last.resources.clone()).unwrap_or_default();
-            configurations.push(Configuration { version: response.version_info.clone(), resources });
-        }
-        let kind = Kind::from_type_url(&response.type_url).expect("one of the four types");
-        let last = configurations.last_mut().expect("pushed above");
-        let known = last.resources.entry(kind).or_default();
-        if response.resources.is_empty() {
-            // "Nothing of what you asked for exists": whatever had been asked for is gone.
-            known.clear();
-        }
-        for resource in response.resources {
-            known.insert(name(&resource), resource);
-        }
-    }
-    configurations
-}
-
-/// Field 1 of every resource type is its name.
-fn name(resource: &Any) -> String {
-    #[derive(Clone, PartialEq, Message)]
-    struct Named {
-        #[prost(string, tag = "1")]
-        name: String,
-    }
-    Named::decode(resource.value.as_slice()).expect("a recorded resource").name
 }
 
 // === Service ===

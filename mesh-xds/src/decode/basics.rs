@@ -95,8 +95,11 @@ pub(super) fn runtime_fraction(
 pub(super) fn ads_or_self(
     source: Option<&ConfigSource>,
     field: &'static str,
-    scope: &Scope<'_>,
+    scope: &mut Scope<'_>,
 ) -> Result<(), Invalid> {
+    if source.is_some_and(|source| source.initial_fetch_timeout.is_some()) {
+        scope.within(field, |scope| scope.ignore("initial_fetch_timeout", "the bootstrap says how long to wait"));
+    }
     match source.and_then(|source| source.config_source_specifier.as_ref()) {
         Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => Ok(()),
         Some(_) => Err(scope.invalid_at(field, "only ads and self are supported")),

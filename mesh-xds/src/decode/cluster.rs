@@ -206,8 +206,14 @@ fn protocol_options(options: &HttpProtocolOptions, scope: &mut Scope<'_>) -> Res
     match &options.upstream_protocol_options {
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
             scope.within("explicit_http_config", |scope| match &explicit.protocol_config {
-                Some(ProtocolConfig::HttpProtocolOptions(_)) => Ok(HttpProtocol::Http1),
-                Some(ProtocolConfig::Http2ProtocolOptions(_)) => Ok(HttpProtocol::Http2),
+                Some(ProtocolConfig::HttpProtocolOptions(options)) => {
+                    report_settings(Some(options), "http_protocol_options", scope);
+                    Ok(HttpProtocol::Http1)
+                }
+                Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+                    report_settings(Some(options), "http2_protocol_options", scope);
+                    Ok(HttpProtocol::Http2)
+                }
                 Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
                     scope.ignore("http3_protocol_options", "HTTP/3 is not supported: HTTP/2 is used");
                     Ok(HttpProtocol::Http2)
@@ -215,10 +221,31 @@ fn protocol_options(options: &HttpProtocolOptions, scope: &mut Scope<'_>) -> Res
                 None => Err(scope.invalid("no protocol is set")),
             })
         }
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => Ok(HttpProtocol::Downstream),
-        Some(UpstreamProtocolOptions::AutoConfig(_)) => Ok(HttpProtocol::Auto),
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
+            scope.within("use_downstream_protocol_config", |scope| {
+                report_settings(config.http_protocol_options.as_ref(), "http_protocol_options", scope);
+                report_settings(config.http2_protocol_options.as_ref(), "http2_protocol_options", scope);
+                report_settings(config.http3_protocol_options.as_ref(), "http3_protocol_options", scope);
+            });
+            Ok(HttpProtocol::Downstream)
+        }
+        Some(UpstreamProtocolOptions::AutoConfig(config)) => {
+            scope.within("auto_config", |scope| {
+                report_settings(config.http_protocol_options.as_ref(), "http_protocol_options", scope);
+                report_settings(config.http2_protocol_options.as_ref(), "http2_protocol_options", scope);
+                report_settings(config.http3_protocol_options.as_ref(), "http3_protocol_options", scope);
+            });
+            Ok(HttpProtocol::Auto)
+        }
         // "upstream_protocol_options: required" (Envoy).
         None => Err(scope.invalid("no upstream protocol options are set")),
+    }
+}
+
+/// That there are options says which protocol; their settings are another matter.
+fn report_settings<M: Default + PartialEq>(options: Option<&M>, field: &'static str, scope: &mut Scope<'_>) {
+    if options.is_some_and(|options| *options != M::default()) {
+        scope.ignore(field, "its settings are not supported: have no effect");
     }
 }
 
@@ -266,6 +293,7 @@ fn circuit_breakers(breakers: &pb::CircuitBreakers, scope: &mut Scope<'_>) -> Re
                 (thresholds.max_retries.is_some(), "max_retries"),
                 (thresholds.retry_budget.is_some(), "retry_budget"),
                 (thresholds.max_connection_pools.is_some(), "max_connection_pools"),
+                (thresholds.track_remaining, "track_remaining"),
             ]);
         });
         thresholds.max_requests.map(|max| max.value)
@@ -324,6 +352,7 @@ fn report_unsupported(cluster: &pb::Cluster, scope: &mut Scope<'_>) {
         (!cluster.filters.is_empty(), "filters"),
         (cluster.preconnect_policy.is_some(), "preconnect_policy"),
         (cluster.connection_pool_per_downstream_connection, "connection_pool_per_downstream_connection"),
+        (cluster.metadata.is_some(), "metadata"),
     ]);
     if let Some(common) = &cluster.common_lb_config {
         scope.within("common_lb_config", |scope| {

@@ -196,6 +196,9 @@ pub(super) fn endpoint(
         scope.ignore("load_balancing_weight", "endpoints of a locality have equal shares: has no effect");
     }
     proxy_address(endpoint.metadata.as_ref(), scope)?;
+    if endpoint.metadata.as_ref().is_some_and(has_unread) {
+        scope.ignore(METADATA, "nothing here reads it");
+    }
     let health = health(endpoint.health_status, scope);
     let host = match endpoint.host_identifier {
         Some(HostIdentifier::Endpoint(host)) => host,
@@ -252,6 +255,15 @@ fn health(status: i32, scope: &mut Scope<'_>) -> Health {
             Health::Unhealthy
         }
     }
+}
+
+/// What is said of [`has_unread`] metadata, which every endpoint of an istiod has.
+pub(super) const METADATA: &str = "metadata";
+
+/// Whether there is metadata besides the proxy's address, which is judged on its own.
+pub(super) fn has_unread(metadata: &Metadata) -> bool {
+    let is_proxy = |key: &String| key == PROXY_ADDRESS;
+    !metadata.filter_metadata.is_empty() || !metadata.typed_filter_metadata.keys().all(is_proxy)
 }
 
 // "metadata Address without socket_address, non-IP address, or no port" is refused; "wrong-typed metadata under the

@@ -20,6 +20,9 @@ pub(super) fn listener(listener: pb::Listener, scope: &mut Scope<'_>) -> Result<
     if listener.name.is_empty() {
         return Err(scope.invalid_at("name", "must not be empty"));
     }
+    if listener.api_listener.is_some() {
+        report_socket(&listener, scope);
+    }
     let kind = match listener.api_listener {
         Some(api) => ListenerKind::Api(scope.within("api_listener", |scope| match &api.api_listener {
             Some(any) => scope.within("api_listener", |scope| {
@@ -28,7 +31,10 @@ pub(super) fn listener(listener: pb::Listener, scope: &mut Scope<'_>) -> Result<
             }),
             None => Err(scope.invalid_at("api_listener", "must be set")),
         })?),
-        None if listener.address.is_some() || listener.listener_specifier.is_some() => ListenerKind::Socket,
+        None if listener.address.is_some() || listener.listener_specifier.is_some() => {
+            scope.ignore_here("a listener with sockets is for servers, which are not supported yet: has no effect");
+            ListenerKind::Socket
+        }
         None => return Err(scope.invalid("neither api_listener nor address is set")),
     };
     Ok(Listener { name: listener.name, kind })
@@ -73,12 +79,27 @@ fn route_source(specifier: Option<RouteSpecifier>, scope: &mut Scope<'_>) -> Res
     }
 }
 
-fn rds_source(rds: hcm::Rds, scope: &Scope<'_>) -> Result<RouteSource, Invalid> {
+fn rds_source(rds: hcm::Rds, scope: &mut Scope<'_>) -> Result<RouteSource, Invalid> {
     ads_or_self(rds.config_source.as_ref(), "config_source", scope)?;
     if rds.route_config_name.is_empty() {
         return Err(scope.invalid_at("route_config_name", "must not be empty"));
     }
     Ok(RouteSource::Rds(rds.route_config_name))
+}
+
+/// An `api_listener` listens nowhere.
+fn report_socket(listener: &pb::Listener, scope: &mut Scope<'_>) {
+    let fields = [
+        (listener.address.is_some(), "address"),
+        (!listener.additional_addresses.is_empty(), "additional_addresses"),
+        (!listener.filter_chains.is_empty(), "filter_chains"),
+        (listener.default_filter_chain.is_some(), "default_filter_chain"),
+        (!listener.listener_filters.is_empty(), "listener_filters"),
+        (!listener.access_log.is_empty(), "access_log"),
+    ];
+    for (_, field) in fields.into_iter().filter(|(set, _)| *set) {
+        scope.ignore(field, "an api_listener has no socket: has no effect");
+    }
 }
 
 fn report_unsupported(manager: &Hcm, scope: &mut Scope<'_>) {

@@ -47,6 +47,11 @@ pub(super) fn route_config(config: pb::RouteConfiguration, scope: &mut Scope<'_>
         (!config.cluster_specifier_plugins.is_empty(), "cluster_specifier_plugins"),
         (config.ignore_port_in_host_matching, "ignore_port_in_host_matching"),
         (!config.vhost_header.is_empty(), "vhost_header"),
+        (config.validate_clusters.is_some(), "validate_clusters"),
+        (!config.internal_only_headers.is_empty(), "internal_only_headers"),
+        (config.most_specific_header_mutations_wins, "most_specific_header_mutations_wins"),
+        (config.max_direct_response_body_size_bytes.is_some(), "max_direct_response_body_size_bytes"),
+        (config.metadata.is_some(), "metadata"),
         (config.ignore_path_parameters_in_path_matching, "ignore_path_parameters_in_path_matching"),
         (!config.route_specifiers.is_empty(), "route_specifiers"),
     ]);
@@ -106,6 +111,12 @@ fn report_unsupported_of_host(host: &pb::VirtualHost, scope: &mut Scope<'_>) {
         (host.hedge_policy.is_some(), "hedge_policy"),
         (!host.request_mirror_policies.is_empty(), "request_mirror_policies"),
         (!host.route_specifiers.is_empty(), "route_specifiers"),
+        (!host.virtual_clusters.is_empty(), "virtual_clusters"),
+        (host.include_request_attempt_count, "include_request_attempt_count"),
+        (host.include_attempt_count_in_response, "include_attempt_count_in_response"),
+        (host.include_is_timeout_retry_header, "include_is_timeout_retry_header"),
+        (host.per_request_buffer_limit_bytes.is_some(), "per_request_buffer_limit_bytes"),
+        (host.metadata.is_some(), "metadata"),
     ]);
 }
 
@@ -132,6 +143,11 @@ fn route(
         (!route.response_headers_to_add.is_empty(), "response_headers_to_add"),
         (!route.response_headers_to_remove.is_empty(), "response_headers_to_remove"),
         (!route.route_specifiers.is_empty(), "route_specifiers"),
+        (route.decorator.is_some(), "decorator"),
+        (route.tracing.is_some(), "tracing"),
+        (route.metadata.is_some(), "metadata"),
+        (!route.stat_prefix.is_empty(), "stat_prefix"),
+        (route.per_request_buffer_limit_bytes.is_some(), "per_request_buffer_limit_bytes"),
     ]);
     overrides(&route.typed_per_filter_config, scope)?;
     let action = match route.action {

@@ -55,7 +55,7 @@ impl std::error::Error for Invalid {}
 /// A field that was set, is valid, and has no effect here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IgnoredField {
-    /// Field path in protobuf spelling.
+    /// Field path in protobuf spelling, empty for the resource as a whole.
     pub path: String,
     /// Why it has no effect, in a few words ("query parameter matching is not supported: route skipped").
     pub reason: &'static str,
@@ -63,6 +63,6 @@ pub struct IgnoredField {
 
 impl fmt::Display for IgnoredField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.reason)
+        if self.path.is_empty() { f.write_str(self.reason) } else { write!(f, "{}: {}", self.path, self.reason) }
     }
 }

@@ -125,7 +125,18 @@ fn endpoints_that_come_by_another_way_are_none_yet() {
 
 #[test]
 fn an_update_decodes_to_the_same_as_from_scratch() {
-    let host = |port: u32| at(&format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}"));
+    an_update_is_as_if_decoded_whole("{");
+}
+
+/// istiod tells the workload of each endpoint.
+#[test]
+fn an_update_of_endpoints_with_metadata_is_as_if_decoded_whole() {
+    an_update_is_as_if_decoded_whole("{metadata: {filter_metadata: {istio: {workload: a}}}, ");
+}
+
+fn an_update_is_as_if_decoded_whole(each_with: &str) {
+    let bare = |port: u32| at(&format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}"));
+    let host = |port: u32| bare(port).replacen('{', each_with, 1);
     let weighted =
         |port: u32, weight: u32| host(port).replacen('{', &format!("{{load_balancing_weight: {weight}, "), 1);
     let locality = |region: &str, priority: u32, endpoints: &[String]| {
@@ -145,6 +156,8 @@ fn an_update_decodes_to_the_same_as_from_scratch() {
         ("the first changed", two(&hosts(&[9, 2, 3]), &hosts(&[11, 12]))),
         ("the last changed", two(&hosts(&[1, 2, 9]), &hosts(&[11, 12]))),
         ("one in each", two(&hosts(&[1, 2, 9]), &hosts(&[19, 12]))),
+        ("one bare", two(&[host(1), bare(2), host(3)], &hosts(&[11, 12]))),
+        ("the first bare", two(&hosts(&[1, 2, 3]), &[bare(11), host(12)])),
         ("one removed", two(&hosts(&[1, 3]), &hosts(&[11, 12]))),
         ("all of one removed", two(&hosts(&[1, 2, 3]), &[])),
         ("added", two(&hosts(&[1, 2, 8, 9, 3]), &hosts(&[11, 12]))),
@@ -162,7 +175,11 @@ fn an_update_decodes_to_the_same_as_from_scratch() {
     ] {
         let whole = received(Kind::Endpoints, &yaml);
         let after = decode_after(&first, Kind::Endpoints, Kind::Endpoints.type_url(), &whole.raw, &context());
-        assert_eq!((&after.value, &after.name, &after.raw), (&whole.value, &whole.name, &whole.raw), "{what}");
-        assert_eq!(reports(&after), reports(&whole), "{what}");
+        assert_eq!(
+            (&after.value, &after.name, &after.raw),
+            (&whole.value, &whole.name, &whole.raw),
+            "{what}, {each_with}"
+        );
+        assert_eq!(reports(&after), reports(&whole), "{what}, {each_with}");
     }
 }

@@ -3,17 +3,17 @@
 use crate::{
     decode::{
         DecodeContext,
-        endpoints::endpoint,
+        endpoints::{METADATA, endpoint, has_unread},
         scope::Scope,
         wire::{Split, split},
     },
-    resource::{ClusterLoadAssignment, Locality, Received, Resource},
+    resource::{ClusterLoadAssignment, IgnoredField, Locality, Received, Resource},
 };
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::endpoint::v3 as pb;
 use prost::Message;
 use rustc_hash::FxHashSet;
-use std::{net::SocketAddr, sync::Arc};
+use std::{mem, net::SocketAddr, sync::Arc};
 
 /// Of `ClusterLoadAssignment`.
 const ENDPOINTS: u32 = 2;
@@ -29,17 +29,20 @@ pub(in crate::decode) fn load_assignment(
     previous: &Received,
 ) -> Option<Received> {
     let Ok(Resource::Endpoints(old)) = &previous.value else { return None };
-    // A skipped endpoint is reported, and its place in the values is not that in the bytes.
-    if !previous.ignored.is_empty() {
-        return None;
-    }
+    // A skipped endpoint is reported, and its place in the values is not that in the bytes. Metadata skips nothing.
+    let metadata_at = match previous.ignored.as_slice() {
+        [] => None,
+        [field] => Some(field.path.strip_suffix(METADATA)?),
+        _ => return None,
+    };
     let (before, now) = (split(&previous.raw, ENDPOINTS)?, split(raw, ENDPOINTS)?);
     if before.rest != now.rest || before.parts.len() != now.parts.len() {
         return None;
     }
     let mut priorities: Vec<Vec<Locality>> = old.priorities.iter().map(|old| Vec::with_capacity(old.len())).collect();
     let mut patch = Patch { scope: Scope::new(context), fresh: FxHashSet::default() };
-    for (before, now) in before.parts.into_iter().zip(now.parts) {
+    let mut is_first = true;
+    for (index, (before, now)) in before.parts.into_iter().zip(now.parts).enumerate() {
         let (before, now) = (&previous.raw[before], &raw[now]);
         let (before, now) = (Parts::of(before)?, Parts::of(now)?);
         if before.split.rest != now.split.rest {
@@ -50,18 +53,28 @@ pub(in crate::decode) fn load_assignment(
         let (done, old) = (priorities.get_mut(priority)?, old.priorities.get(priority)?);
         let old = old.get(done.len())?;
         done.push(patch.locality(old, &before, &now)?);
+        if let Some(place) = metadata_at
+            && mem::take(&mut is_first)
+        {
+            // The report names the first place, which must be at the very beginning, to stay what it is.
+            let first = pb::LbEndpoint::decode(now.first()?).ok()?;
+            let has_metadata = first.metadata.as_ref().is_some_and(has_unread);
+            if !has_metadata || place != format!("endpoints[{index}].lb_endpoints[0].") {
+                return None;
+            }
+        }
     }
     // A locality of weight zero has no value.
     if priorities.iter().zip(&old.priorities).any(|(new, old)| new.len() != old.len()) {
         return None;
     }
-    patch.finds_nothing_wrong(&priorities).then(|| {
+    patch.finds_nothing_wrong(&priorities, metadata_at.is_some()).then(|| {
         let value = ClusterLoadAssignment { name: old.name.clone(), priorities, drops: old.drops.clone() };
         Received {
             name: Some(old.name.clone()),
             value: Ok(Resource::Endpoints(Arc::new(value))),
             version: None,
-            ignored: Vec::new(),
+            ignored: previous.ignored.clone(),
             raw: raw.clone(),
         }
     })
@@ -82,6 +95,10 @@ impl<'a> Parts<'a> {
     fn priority(&self) -> Option<u32> {
         let rest = pb::LocalityLbEndpoints::decode(self.split.rest.as_slice()).ok()?;
         rest.lb_config.is_none().then_some(rest.priority)
+    }
+
+    fn first(&self) -> Option<&'a [u8]> {
+        (self.len() > 0).then(|| self.endpoint(0))
     }
 
     fn len(&self) -> usize {
@@ -122,11 +139,12 @@ impl Patch<'_> {
         Some(Locality { id: Arc::clone(&old.id), weight: old.weight, endpoints })
     }
 
-    /// Nothing to report, and no address twice: the fresh ones differ from each other already.
-    fn finds_nothing_wrong(self, priorities: &[Vec<Locality>]) -> bool {
+    /// Nothing new to report, and no address twice: the fresh ones differ from each other already.
+    fn finds_nothing_wrong(self, priorities: &[Vec<Locality>], has_metadata: bool) -> bool {
         let addresses =
             || priorities.iter().flatten().flat_map(|locality| &locality.endpoints).flat_map(|e| e.addresses.iter());
         let occurrences = || addresses().filter(|address| self.fresh.contains(address)).count();
-        (self.fresh.is_empty() || occurrences() == self.fresh.len()) && self.scope.into_ignored().is_empty()
+        let is_known = |field: &IgnoredField| has_metadata && field.path == METADATA;
+        (self.fresh.is_empty() || occurrences() == self.fresh.len()) && self.scope.into_ignored().iter().all(is_known)
     }
 }
