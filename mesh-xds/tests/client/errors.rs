@@ -192,7 +192,7 @@ async fn where_the_timer_is_transient_it_takes_thirty_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_delta_server_that_comes_back_with_nothing_new_is_an_outage_no_longer() {
     let control_plane = ControlPlane::new();
-    control_plane.set(web("a", 1));
+    control_plane.set_unchecked(web("a", 1));
     let client = client_with("delta_ads", &control_plane);
     let mut watch = client.watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
