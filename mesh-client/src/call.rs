@@ -7,6 +7,7 @@ use crate::{
     deadline::Deadline,
     endpoint::{RecvBody, RecvFailure, Slot},
     error::{Cause, MeshError, ReplyForm},
+    load::Attempt,
 };
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -49,6 +50,7 @@ struct Live {
 /// What is given back, exactly once, when a call is over in whichever way.
 struct Finish {
     slot: Slot,
+    attempt: Attempt,
     deadline: Option<Deadline>,
     form: ReplyForm,
     node: Arc<str>,
@@ -66,6 +68,7 @@ impl ResponseBody {
     pub(crate) fn live(
         body: RecvBody,
         slot: Slot,
+        attempt: Attempt,
         deadline: Option<Deadline>,
         form: ReplyForm,
         node: Arc<str>,
@@ -73,7 +76,7 @@ impl ResponseBody {
         if body.is_end_stream() {
             return Self::empty();
         }
-        Self(State::Live(Live { body, finish: Finish { slot, deadline, form, node } }))
+        Self(State::Live(Live { body, finish: Finish { slot, attempt, deadline, form, node } }))
     }
 }
 
@@ -129,8 +132,14 @@ impl Body for ResponseBody {
         };
         let frame = match ready!(live.poll_frame(cx)) {
             Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
-            Some(Ok(trailers)) => Some(Ok(trailers)),
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    live.finish.attempt.trailers(trailers);
+                }
+                Some(Ok(frame))
+            }
             Some(Err(cause)) => {
+                live.finish.attempt.broken();
                 let error = MeshError::new(cause, Arc::clone(&live.finish.node));
                 Some(match live.finish.form {
                     ReplyForm::Grpc => Ok(Frame::trailers(error.into_trailers())),

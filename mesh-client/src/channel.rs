@@ -7,6 +7,7 @@
 //!    deadline       A31, or Envoy's timeout
 //!    attempts       repeated when nothing was sent, or the server says that it did not look
 //!      pick         one synchronous step, repeated for each new picker
+//!      load         counted for load reports, where the cluster makes any
 //!      endpoint     authority, streams, bytes
 //! ```
 //!
@@ -19,6 +20,7 @@ use crate::{
     deadline::{self, Deadline, GRPC_TIMEOUT, Limits, within},
     endpoint::{EndpointState, Protocol, SendFailure, Upload},
     error::{Cause, MeshError, ReplyForm},
+    load::Attempt,
     mesh::Connected,
     route::RequestHead,
     status::{ChannelState, ChannelStatus},
@@ -461,15 +463,17 @@ impl Inner {
             }
             loop {
                 let picked = within(&mut deadline, routed.backends.pick(waits)).await;
-                let slot = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing()))? {
+                let mut slot = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing()))? {
                     Ok(slot) => slot,
                     Err(NoPick::Failed(cause)) => return Err(cause),
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.
                     Err(NoPick::Removed) => break,
                 };
+                let mut attempt = Attempt::begin(slot.take_load(), form);
                 let failure = match within(&mut deadline, slot.send(&head, &mut upload)).await? {
                     Ok((parts, body)) => {
-                        let body = ResponseBody::live(body, slot, deadline, form, Arc::clone(&self.node));
+                        attempt.head(&parts, body.is_end_stream());
+                        let body = ResponseBody::live(body, slot, attempt, deadline, form, Arc::clone(&self.node));
                         return Ok(Response::from_parts(parts, body));
                     }
                     Err(failure) => failure,

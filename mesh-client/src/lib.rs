@@ -35,6 +35,7 @@ mod deadline;
 mod endpoint;
 mod error;
 mod http_client;
+mod load;
 mod mesh;
 pub mod route;
 mod status;

@@ -21,6 +21,9 @@ use std::{
 };
 use tokio::{runtime::Handle, task::AbortHandle, time::timeout};
 
+/// How long a shutdown waits for the last load report, beyond its deadline: "<= 1 s" - grpc-go.
+const LAST_LOAD_REPORT: Duration = Duration::from_secs(1);
+
 /// A process's membership in a service mesh.
 ///
 /// Cheap to clone. Meshes with the same bootstrap share one ADS stream, however many there are; channels of one mesh
@@ -147,19 +150,21 @@ impl Mesh {
     /// Ends the mesh: new calls fail, calls in flight may finish until `deadline` from now, connections close.
     ///
     /// Returns whether everything had finished by then. What had not is cut off: no connection to an endpoint is left in
-    /// either case. The ADS stream, which other meshes may use, too, ends with the last handle.
+    /// either case. Load that was counted is reported, for which it may take a second more. The ADS stream, which other meshes may use, too, ends with the last handle.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         // Closed first: a channel that is being made meanwhile either sees that, or is among the living.
         self.inner.tasks.close();
         for channel in self.live_channels() {
             channel.shut_down();
         }
-        if timeout(deadline, self.inner.tasks.ended()).await.is_ok() {
-            return true;
+        let finished = timeout(deadline, self.inner.tasks.ended()).await.is_ok();
+        if !finished {
+            self.inner.tasks.abort();
+            self.inner.tasks.ended().await;
         }
-        self.inner.tasks.abort();
-        self.inner.tasks.ended().await;
-        false
+        // Late is lost: the control plane may be gone, and who leaves does not wait for it.
+        let _ = timeout(LAST_LOAD_REPORT, self.inner.xds.load_reports().flush()).await;
+        finished
     }
 
     fn live_channels(&self) -> Vec<Arc<Inner>> {
@@ -261,6 +266,7 @@ impl Clusters {
             dial: Arc::new(self.settings.dial.clone()),
             max_pending: self.settings.max_pending,
             tasks: self.mesh.tasks.clone(),
+            loads: self.mesh.xds.load_reports(),
         };
         let cluster = Arc::new(Cluster::new(update.clone(), options));
         clusters.insert(key, Arc::downgrade(&cluster));

@@ -46,15 +46,26 @@ const ROOMS: &[Room] = &[
     },
     Room {
         // What every layer may use knows none of them but for the types in their signatures.
-        files: &["call", "chunks", "error", "task", "wakeups"],
+        files: &["call", "chunks", "error", "load", "task", "wakeups"],
         except: &[],
         forbidden: &["crate"],
-        allowed: &["crate::call", "crate::deadline", "crate::endpoint", "crate::error"],
+        allowed: &["crate::call", "crate::deadline", "crate::endpoint", "crate::error", "crate::load"],
     },
     Room { files: &[""], except: &["endpoint"], forbidden: &["h2", "hyper", "hyper_util"], allowed: &[] },
     Room {
         // What a call passes. The pool of HTTP/1.1 is the named exception.
-        files: &["call", "channel", "route", "deadline", "balance", "chunks", "cluster/mod", "endpoint", "wakeups"],
+        files: &[
+            "call",
+            "channel",
+            "route",
+            "deadline",
+            "load",
+            "balance",
+            "chunks",
+            "cluster/mod",
+            "endpoint",
+            "wakeups",
+        ],
         except: &["endpoint/h1"],
         forbidden: &["Mutex", "RwLock", "std::sync::Mutex", "std::sync::RwLock", "tokio::sync::mpsc", "oneshot"],
         allowed: &[],

@@ -6,6 +6,7 @@
 
 use super::{
     behavior::{self, Verdict},
+    orca,
     tally::{CallHead, Tally},
 };
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -26,6 +27,7 @@ pub(crate) struct Answerer {
 impl Answerer {
     pub(crate) async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let call = self.tally.called(&request);
+        let report = orca::asked_for(request.headers());
         let response = if is_grpc(&request) {
             // `Routes` is always ready: it is an axum router.
             self.routes.call(request.map(Body::new)).await?
@@ -33,7 +35,10 @@ impl Answerer {
             self.plain(request).await
         };
         call.answered(&response);
-        Ok(response)
+        Ok(match report {
+            Some(report) => orca::reporting(response, report),
+            None => response,
+        })
     }
 
     async fn plain(&self, request: Request<Incoming>) -> Response<Body> {

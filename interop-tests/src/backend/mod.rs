@@ -19,6 +19,7 @@
 mod answer;
 mod behavior;
 mod connection;
+mod orca;
 mod tally;
 mod test_service;
 #[cfg(test)]

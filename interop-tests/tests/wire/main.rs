@@ -27,6 +27,7 @@ mod interop_server;
 mod istiod;
 mod istiod_replay;
 mod load;
+mod load_reports;
 mod mesh;
 mod no_call_lost;
 mod our_client;

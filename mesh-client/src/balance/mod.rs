@@ -10,7 +10,10 @@ use crate::{
     chunks::Chunks,
     endpoint::{Connection, Slot},
 };
-use mesh_xds::resource::{DropOverload, LbPolicy};
+use mesh_xds::{
+    load::{DropLoad, LocalityLoad},
+    resource::{DropOverload, LbPolicy},
+};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -63,6 +66,8 @@ pub(crate) type Connections = Arc<Chunks<Arc<Connection>>>;
 #[derive(Debug)]
 pub(crate) struct ReadyPicker {
     drops: Arc<[DropOverload]>,
+    /// Of `drops`, in their order; none where the cluster reports no load.
+    dropped: Box<[DropLoad]>,
     localities: Vec<LocalityPicker>,
     /// Of the localities' weights, running totals.
     total: u64,
@@ -71,9 +76,13 @@ pub(crate) struct ReadyPicker {
 /// One locality's READY connections, and whose turn it is.
 #[derive(Debug)]
 pub(crate) struct LocalityPicker {
+    /// Among the localities of its priority.
+    position: usize,
     up_to: u64,
     connections: Connections,
     turn: Turn,
+    /// Counts its calls, if the cluster reports load.
+    load: Option<LocalityLoad>,
 }
 
 /// How a locality's next connection is found.
@@ -118,19 +127,37 @@ impl ReadyPicker {
         let mut total = 0;
         let localities: Vec<_> = localities
             .into_iter()
-            .filter(|(_, _, connections)| !connections.is_empty())
-            .map(|(weight, turn, connections)| {
+            .enumerate()
+            .filter(|(_, (_, _, connections))| !connections.is_empty())
+            .map(|(position, (weight, turn, connections))| {
                 total += u64::from(weight);
-                LocalityPicker { up_to: total, connections, turn }
+                LocalityPicker { position, up_to: total, connections, turn, load: None }
             })
             .collect();
-        (!localities.is_empty()).then_some(Self { drops, localities, total })
+        (!localities.is_empty()).then_some(Self { drops, dropped: Box::default(), localities, total })
+    }
+
+    /// The same, counting for load reports: what each category drops, and the calls of each locality, by its position and
+    /// its first connection.
+    pub(crate) fn counting(
+        mut self,
+        category: impl Fn(&DropOverload) -> DropLoad,
+        locality: impl Fn(usize, &Connection) -> Option<LocalityLoad>,
+    ) -> Self {
+        self.dropped = self.drops.iter().map(category).collect();
+        for picker in &mut self.localities {
+            picker.load = picker.connections.iter().next().and_then(|first| locality(picker.position, first));
+        }
+        self
     }
 
     fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Picked {
         // "categories evaluated in order, each with its own random draw" (A27), and only when there is an endpoint.
-        if let Some(hit) = self.drops.iter().find(|drop| drop.rate.hit(draw(1_000_000))) {
-            return Picked::Dropped(Arc::clone(&hit.category));
+        if let Some(hit) = self.drops.iter().position(|drop| drop.rate.hit(draw(1_000_000))) {
+            if let Some(dropped) = self.dropped.get(hit) {
+                dropped.dropped();
+            }
+            return Picked::Dropped(Arc::clone(&self.drops[hit].category));
         }
         let first = match self.localities.len() {
             1 => 0,
@@ -156,7 +183,7 @@ impl ReadyPicker {
 impl LocalityPicker {
     fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Option<Slot> {
         let start = self.turn.next(self.connections.len(), draw);
-        self.connections.iter_from(start).find_map(Connection::slot)
+        self.connections.iter_from(start).find_map(Connection::slot).map(|slot| slot.counted(self.load.as_ref()))
     }
 }
 

@@ -12,6 +12,7 @@
 //! This room does NOT know routes.
 
 mod backend;
+mod load;
 mod roster;
 mod wanted;
 mod worker;
@@ -27,7 +28,7 @@ use crate::{
 use arc_swap::ArcSwap;
 #[cfg(feature = "http1")]
 use mesh_xds::resource::HttpProtocol;
-use mesh_xds::{ClusterConfig, resource::ClusterName};
+use mesh_xds::{ClusterConfig, load::LoadReports, resource::ClusterName};
 use std::{
     fmt,
     net::SocketAddr,
@@ -44,6 +45,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) max_pending: usize,
     /// Where workers and connections run.
     pub(crate) tasks: Tasks,
+    /// Where clusters report their load.
+    pub(crate) loads: LoadReports,
 }
 
 /// A configuration of a cluster, with the number of the snapshot that it came with.
@@ -270,7 +273,7 @@ fn backoff(failures: u32, jitter: f64) -> Duration {
 mod tests {
     use super::{Backends, Cluster, ClusterOptions, NoPick, Update, backoff};
     use crate::{endpoint::Protocol, error::Cause, task::Tasks};
-    use mesh_xds::{ClusterConfig, ClusterError, resource::ClusterName};
+    use mesh_xds::{ClusterConfig, ClusterError, load::LoadReports, resource::ClusterName};
     use std::{sync::Arc, time::Duration};
     use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 
@@ -282,7 +285,10 @@ mod tests {
 
     fn cluster(first: Update) -> (Cluster, Arc<Backends>) {
         let tasks = Tasks::new(Handle::current());
-        let cluster = Cluster::new(first, ClusterOptions { dial: Arc::default(), max_pending: 2, tasks });
+        let cluster = Cluster::new(
+            first,
+            ClusterOptions { dial: Arc::default(), max_pending: 2, tasks, loads: LoadReports::default() },
+        );
         let backends = Arc::clone(cluster.backends(Protocol::Http2));
         (cluster, backends)
     }

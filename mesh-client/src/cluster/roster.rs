@@ -43,6 +43,16 @@ pub(super) struct Roster {
     last_child: u64,
 }
 
+/// Where a priority comes from.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    /// Position of its leaf.
+    pub(super) leaf: usize,
+    pub(super) source: &'a ResolvedCluster,
+    /// Within the leaf's assignment.
+    pub(super) priority: usize,
+}
+
 /// One leaf's endpoints.
 #[derive(Debug)]
 struct Leaf {
@@ -364,6 +374,13 @@ impl Roster {
     }
 
     /// The drops of the leaf that a priority belongs to (A37).
+    /// Whose priority that is, and which of its own.
+    pub(super) fn place(&self, index: usize) -> Option<Place<'_>> {
+        let priority = self.priorities.get(index)?;
+        let leaf = self.leaves.get(priority.leaf)?;
+        Some(Place { leaf: priority.leaf, source: &leaf.source, priority: index - leaf.priorities.start })
+    }
+
     pub(super) fn drops(&self, index: usize) -> Arc<[DropOverload]> {
         self.priorities.get(index).map(|priority| Arc::clone(&self.leaves[priority.leaf].drops)).unwrap_or_default()
     }

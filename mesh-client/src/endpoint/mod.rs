@@ -25,7 +25,10 @@ use crate::wakeups::Wakeups;
 use bytes::Bytes;
 use http::{request, response};
 use http_body::Frame;
-use mesh_xds::resource::{Addresses, ClusterName};
+use mesh_xds::{
+    load::LocalityLoad,
+    resource::{Addresses, ClusterName},
+};
 use std::{
     fmt,
     net::SocketAddr,
@@ -170,7 +173,7 @@ impl Gate {
 impl Connection {
     /// Takes a stream of this connection, if it is open and has one left.
     pub(crate) fn slot(self: &Arc<Self>) -> Option<Slot> {
-        (self.gate.is_open() && self.gate.enter()).then(|| Slot { connection: Arc::clone(self) })
+        (self.gate.is_open() && self.gate.enter()).then(|| Slot { connection: Arc::clone(self), load: None })
     }
 
     /// Takes no new calls; those in flight finish, then the socket closes.
@@ -190,12 +193,25 @@ impl Connection {
 #[derive(Debug)]
 pub(crate) struct Slot {
     connection: Arc<Connection>,
+    /// Counts the call, if its cluster reports load.
+    load: Option<LocalityLoad>,
 }
 
 impl Slot {
     /// Whom the call goes to.
     pub(crate) fn peer(&self) -> SocketAddr {
         self.connection.peer
+    }
+
+    /// The same, to be counted there.
+    pub(crate) fn counted(mut self, load: Option<&LocalityLoad>) -> Self {
+        self.load = load.cloned();
+        self
+    }
+
+    /// Where to count the call, once.
+    pub(crate) fn take_load(&mut self) -> Option<LocalityLoad> {
+        self.load.take()
     }
 
     /// The cluster it was picked from.

@@ -36,7 +36,7 @@ const WINDOW: u32 = 4 * 1024 * 1024;
 
 /// An HTTP/2 connection. Dropping it ends its tasks and closes the socket.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     send: http2::SendRequest<Body>,
     /// Ends with the connection.
     _tasks: Tasks,
@@ -46,7 +46,7 @@ pub(super) struct Connection {
 ///
 /// # Errors
 /// The cause, for people.
-pub(super) async fn connect(address: &ServerAddress, options: &TransportOptions) -> Result<Connection, String> {
+pub(crate) async fn connect(address: &ServerAddress, options: &TransportOptions) -> Result<Connection, String> {
     let system = async |host: &str, port| Ok(lookup_host((host, port)).await?.collect());
     connect_with(address, options, system).await
 }

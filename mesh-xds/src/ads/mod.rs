@@ -6,15 +6,16 @@
 
 mod asked;
 mod backoff;
-mod connect;
+pub(crate) mod connect;
 mod decoder;
 mod messages;
 mod protocol;
 mod stream;
 mod wire;
 
+pub(crate) use backoff::{Again, Backoff};
 pub(crate) use messages::node_message;
 #[cfg(test)]
 pub(crate) use protocol::Asks;
 pub(crate) use protocol::{Protocol, Request, Verdict};
-pub(crate) use stream::{Event, Response, StreamTask};
+pub(crate) use stream::{Event, Response, StreamTask, describe, origin};

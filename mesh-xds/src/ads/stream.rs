@@ -313,7 +313,7 @@ fn is_worth_decoding(incoming: &Incoming, names: &Names) -> bool {
 }
 
 /// The `:authority` of the call.
-fn origin(server: &Server) -> Uri {
+pub(crate) fn origin(server: &Server) -> Uri {
     use crate::bootstrap::ServerAddress;
     let authority = match &server.address {
         ServerAddress::Name { host, port } => format!("{host}:{port}"),
@@ -325,7 +325,7 @@ fn origin(server: &Server) -> Uri {
 }
 
 /// "Control-plane status codes must not leak" (A54): they become words.
-fn describe(status: &Status) -> String {
+pub(crate) fn describe(status: &Status) -> String {
     format!("the stream failed with {:?}: {}", status.code(), status.message())
 }
 

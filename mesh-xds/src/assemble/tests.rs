@@ -149,6 +149,7 @@ fn cluster(name: &str, service: &str) -> Resource {
         transport_socket: TransportSocket::Plaintext,
         http_protocol: HttpProtocol::Unspecified,
         max_requests: None,
+        load_reporting: None,
         connect_timeout: None,
     }))
 }

@@ -15,6 +15,7 @@ use crate::{
     Bootstrap,
     bootstrap::Node,
     cache::Cache,
+    load::LoadReports,
     snapshot::Target,
     status::{Clock, NodeStatus, ServerStatus, Status, StreamState},
 };
@@ -86,6 +87,7 @@ struct Inner {
     bootstrap: Arc<Bootstrap>,
     commands: mpsc::UnboundedSender<Command>,
     shared: Arc<Mutex<Shared>>,
+    loads: LoadReports,
     next_watch: AtomicU64,
 }
 
@@ -111,7 +113,8 @@ impl XdsClient {
         let (commands, inbox) = mpsc::unbounded_channel();
         let driver = Driver::new(Arc::clone(&bootstrap), Arc::clone(&shared), runtime.clone());
         runtime.spawn(driver.run(inbox));
-        Self(Arc::new(Inner { bootstrap, commands, shared, next_watch: AtomicU64::new(0) }))
+        let loads = LoadReports::new(&bootstrap, runtime);
+        Self(Arc::new(Inner { bootstrap, commands, shared, loads, next_watch: AtomicU64::new(0) }))
     }
 
     /// Watches a target. Watchers of the same target share its subscriptions and its assembly.
@@ -134,6 +137,11 @@ impl XdsClient {
             resources: shared.cache.status(&server.as_str().into(), &Clock::now()),
             servers: vec![ServerStatus { server, state: shared.stream.clone() }],
         }
+    }
+
+    /// Where whoever carries calls counts them, for clusters that report their load (LRS).
+    pub fn load_reports(&self) -> LoadReports {
+        self.0.loads.clone()
     }
 
     /// The node id of the bootstrap.

@@ -64,6 +64,29 @@ pub enum Event {
         /// `removed_resources`. Empty in SotW.
         removed: Vec<String>,
     },
+    /// A client opened an LRS stream.
+    LoadStreamOpened {
+        /// Number of the LRS stream, from 1, never reused.
+        stream: u64,
+        /// Node id from the stream's first request.
+        node: Arc<str>,
+    },
+    /// A client reported its load; [`ControlPlane::load_reports`](super::ControlPlane::load_reports) has what it said.
+    LoadReport {
+        /// Number of the LRS stream.
+        stream: u64,
+        /// Node id from the stream's first request.
+        node: Arc<str>,
+        /// The clusters with something to say.
+        clusters: Vec<String>,
+    },
+    /// An LRS stream ended, whoever ended it.
+    LoadStreamClosed {
+        /// Number of the LRS stream.
+        stream: u64,
+        /// Node id from the stream's first request.
+        node: Arc<str>,
+    },
     /// A stream ended, whoever ended it.
     StreamClosed {
         /// The stream's number.

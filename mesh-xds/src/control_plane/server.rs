@@ -7,6 +7,7 @@ use super::{
     check::Inconsistent,
     events::{Dialect, Event, EventReceiver},
     hooks::Hooks,
+    load::Loads,
     resources::Resources,
     session::{Manners, Raw, Session},
     snapshot::Snapshot,
@@ -60,6 +61,7 @@ struct Shared {
     /// Tells waiters that a stream got on.
     progress: watch::Sender<()>,
     events: broadcast::Sender<Event>,
+    loads: Loads,
 }
 
 #[derive(Default)]
@@ -313,6 +315,11 @@ impl ControlPlane {
         }
     }
 
+    /// What clients say of their load.
+    pub(super) fn loads(&self) -> &Loads {
+        &self.shared.loads
+    }
+
     pub(super) fn progressed(&self) {
         self.shared.progress.send_replace(());
     }
@@ -375,6 +382,7 @@ impl ControlPlaneBuilder {
             progress: watch::Sender::new(()),
             // 4,096 events may wait for the slowest receiver, which loses the oldest ones after that.
             events: broadcast::Sender::new(4096),
+            loads: Loads::default(),
         };
         ControlPlane { shared: Arc::new(shared) }
     }

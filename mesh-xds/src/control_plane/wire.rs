@@ -6,6 +6,7 @@
 use super::{
     ControlPlane,
     events::Dialect,
+    load,
     session::{Answer, Asked},
     stream,
 };
@@ -126,6 +127,7 @@ where
             Ok(match request.uri().path() {
                 SOTW => ads.serve::<DiscoveryRequest, B>(Dialect::Sotw, request).await,
                 DELTA => ads.serve::<DeltaDiscoveryRequest, B>(Dialect::Delta, request).await,
+                load::PATH => load::serve(ads.0, request).await,
                 _ => Status::unimplemented("only AggregatedDiscoveryService is served").into_http(),
             })
         })

@@ -4,6 +4,7 @@ use super::{
     basics::{ads_or_self, duration, optional_duration, port, type_name, unpack},
     endpoints::inline_endpoints,
     lb_policy::lb_policy,
+    load::load_reporting,
     scope::Scope,
     tls::transport_socket,
 };
@@ -15,7 +16,7 @@ use envoy_types::pb::{
                 self as pb,
                 cluster::{ClusterDiscoveryType, ClusterProtocolSelection, CustomClusterType, DiscoveryType},
             },
-            core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority, address, config_source},
+            core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority, address},
             endpoint::v3::{self as endpoint_pb, lb_endpoint::HostIdentifier},
         },
         extensions::{
@@ -40,7 +41,7 @@ pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Clu
     let lb_policy = lb_policy(&cluster, scope)?;
     let transport_socket = transport_socket(&cluster, scope)?;
     let http_protocol = http_protocol(&cluster, scope)?;
-    lrs_server(&cluster, scope)?;
+    let load_reporting = load_reporting(&cluster, scope)?;
     if let Some(detection) = &cluster.outlier_detection {
         scope.ignore("outlier_detection", "outlier detection is not supported yet: has no effect");
         scope.within("outlier_detection", |scope| outlier_detection(detection, scope))?;
@@ -58,6 +59,7 @@ pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Clu
         transport_socket,
         http_protocol,
         max_requests,
+        load_reporting,
         connect_timeout: connect_timeout.filter(|timeout| *timeout > Duration::ZERO),
     })
 }
@@ -326,18 +328,6 @@ fn outlier_detection(detection: &pb::OutlierDetection, scope: &mut Scope<'_>) ->
         }
     }
     Ok(())
-}
-
-// "lrs_server set but not self" is refused (A27).
-fn lrs_server(cluster: &pb::Cluster, scope: &mut Scope<'_>) -> Result<(), Invalid> {
-    match cluster.lrs_server.as_ref().map(|source| &source.config_source_specifier) {
-        None => Ok(()),
-        Some(Some(config_source::ConfigSourceSpecifier::Self_(_))) => {
-            scope.ignore("lrs_server", "load reporting is not supported yet: has no effect");
-            Ok(())
-        }
-        Some(_) => Err(scope.invalid_at("lrs_server", "only self is supported")),
-    }
 }
 
 fn report_unsupported(cluster: &pb::Cluster, scope: &mut Scope<'_>) {

@@ -12,6 +12,7 @@ mod endpoints;
 mod filter;
 mod lb_policy;
 mod listener;
+mod load;
 mod matcher;
 mod retry;
 mod reuse;

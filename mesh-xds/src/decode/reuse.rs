@@ -168,6 +168,7 @@ mod tests {
                 transport_socket: TransportSocket::Plaintext,
                 http_protocol: HttpProtocol::Unspecified,
                 max_requests,
+                load_reporting: None,
                 connect_timeout: None,
             })
         };

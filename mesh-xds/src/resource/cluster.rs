@@ -1,6 +1,6 @@
 //! CDS: a service's clusters (A27, A29, A32, A37, A50, A52).
 
-use super::{ClusterLoadAssignment, LbPolicy, TransportSocket};
+use super::{ClusterLoadAssignment, LbPolicy, LoadReporting, TransportSocket};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Name of a Cluster resource. Cheap to clone.
@@ -63,6 +63,8 @@ pub struct Cluster {
     pub http_protocol: HttpProtocol,
     /// `circuit_breakers.thresholds[DEFAULT].max_requests` (A32), in calls at once. Validated; has no effect yet.
     pub max_requests: Option<u32>,
+    /// `lrs_server`, if load is reported.
+    pub load_reporting: Option<LoadReporting>,
     /// `connect_timeout`, if set and positive; otherwise the channel's holds.
     pub connect_timeout: Option<Duration>,
 }

@@ -16,6 +16,7 @@ use super::{
     Backends, ClusterOptions, Update,
     backend::DialId,
     backoff,
+    load::Loads,
     roster::{Child, Id, Roster},
     wanted::refusal,
 };
@@ -118,6 +119,7 @@ struct Worker {
     config: Arc<ClusterConfig>,
     /// How endpoints of each leaf are dialled.
     leaves: Vec<(ClusterName, Arc<DialOptions>)>,
+    loads: Loads,
     roster: Roster,
     priorities: Priorities<Child>,
     /// Waiting for a dial slot, oldest first. Ids of endpoints that are gone are skipped.
@@ -144,6 +146,7 @@ impl Worker {
             options,
             config,
             leaves: Vec::new(),
+            loads: Loads::default(),
             roster: Roster::default(),
             priorities: Priorities::default(),
             queue: VecDeque::new(),
@@ -223,6 +226,8 @@ impl Worker {
             None => Arc::clone(&self.options.dial),
         };
         self.leaves = leaves.iter().map(|leaf| (leaf.cluster.name.clone(), options(leaf))).collect();
+        // The new ones come before the old ones go: a stream does not end for an update.
+        self.loads = Loads::of(&leaves, &self.options.loads);
         self.dials -= self.roster.update(leaves);
         let (now, count) = (Instant::now(), self.roster.priorities());
         for priority in 0..count {
@@ -363,7 +368,7 @@ impl Worker {
                 let ready = self.roster.ready(position, before.map_or(&[], |before| &before.connections));
                 key.connections = ready.iter().map(|(_, _, connections)| Arc::clone(connections)).collect();
                 match ReadyPicker::new(self.roster.drops(position), ready) {
-                    Some(ready) => Picker::Ready(ready),
+                    Some(ready) => Picker::Ready(self.loads.counting(ready, self.roster.place(position))),
                     None if key.state == ConnectivityState::TransientFailure => Picker::Fail(self.failure(leaves)),
                     None => Picker::Wait,
                 }

@@ -7,9 +7,12 @@ use crate::{
     endpoint::{Connection, EndpointState, Slot, tests::connection},
     task::Tasks,
 };
-use mesh_xds::resource::{
-    Addresses, Cluster, ClusterLoadAssignment, Discovery, DropOverload, Endpoint, Health, HttpProtocol, LbPolicy,
-    Locality, LocalityId, Millionths, TransportSocket,
+use mesh_xds::{
+    load::LoadReports,
+    resource::{
+        Addresses, Cluster, ClusterLoadAssignment, Discovery, DropOverload, Endpoint, Health, HttpProtocol, LbPolicy,
+        Locality, LocalityId, Millionths, TransportSocket,
+    },
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 use std::{collections::BTreeMap, net::SocketAddr};
@@ -63,6 +66,7 @@ fn resolved(lb_policy: LbPolicy, transport_socket: TransportSocket, endpoints: C
         transport_socket,
         http_protocol: HttpProtocol::default(),
         max_requests: None,
+        load_reporting: None,
         connect_timeout: None,
     };
     let (cluster, endpoints) = (Arc::new(cluster), Arc::new(endpoints));
@@ -85,8 +89,12 @@ fn leaf(name: &str, policy: &LbPolicy, endpoints: &str) -> Arc<ResolvedCluster> 
 impl Script {
     fn new(policy: LbPolicy, endpoints: &str) -> Self {
         let parked = Builder::new_current_thread().build().expect("a runtime");
-        let options =
-            ClusterOptions { dial: Arc::default(), max_pending: 10, tasks: Tasks::new(parked.handle().clone()) };
+        let options = ClusterOptions {
+            dial: Arc::default(),
+            max_pending: 10,
+            tasks: Tasks::new(parked.handle().clone()),
+            loads: LoadReports::default(),
+        };
         let config = Arc::new(resolved(policy.clone(), TransportSocket::Plaintext, assignment("", Vec::new())));
         let shared = Arc::new(Backends {
             cluster: config.name.clone(),

@@ -54,6 +54,7 @@ fn resource(kind: Kind, name: &str, number: u32) -> Result<Resource, Invalid> {
             transport_socket: TransportSocket::Plaintext,
             http_protocol: HttpProtocol::Unspecified,
             max_requests: Some(number),
+            load_reporting: None,
             connect_timeout: None,
         })),
         Kind::Endpoints => {
