@@ -34,7 +34,7 @@ pub(crate) fn sources(root: &Path) -> Vec<(String, String)> {
                 continue;
             }
             let path = entry.strip_prefix(root).expect("the walk starts at root").to_string_lossy().replace('\\', "/");
-            if path.ends_with(".rs") && !path.ends_with("tests.rs") {
+            if path.ends_with(".rs") && !path.ends_with("tests.rs") && !path.contains("/tests/") {
                 found.push((path, fs::read_to_string(&entry).expect("readable source")));
             }
         }
