@@ -11,7 +11,7 @@ use envoy_types::pb::{
 use mesh_xds::{decode::peek_name, resource::Kind};
 use prost::{DecodeError, Message};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -88,15 +88,19 @@ pub fn responses(scenario: &str) -> io::Result<Vec<Response>> {
 /// As [`responses`].
 pub fn configurations(scenario: &str) -> io::Result<Vec<Configuration>> {
     let mut configurations: Vec<Configuration> = Vec::new();
+    let mut seen = BTreeSet::new();
     for response in responses(scenario)? {
         if configurations.last().is_none_or(|last| last.version != response.version) {
             let resources = configurations.last().map(|last| last.resources.clone()).unwrap_or_default();
             configurations.push(Configuration { version: response.version.clone(), resources });
+            seen.clear();
         }
         let Some(current) = configurations.last_mut() else { continue };
         let known = current.resources.entry(response.kind).or_default();
-        // "Nothing of what you asked for exists": whatever had been asked for is gone.
-        let is_emptied = response.resources.is_empty() && !is_delta(scenario);
+        // "Nothing of what you asked for exists": whatever had been asked for is gone, unless it was there under the
+        // same version. Then nothing was asked for.
+        let is_emptied = response.resources.is_empty() && !is_delta(scenario) && !seen.contains(&response.kind);
+        seen.insert(response.kind);
         if is_emptied || is_wildcard(scenario) && response.kind.is_full_state() {
             known.clear();
         }

@@ -3,8 +3,8 @@
 //! A recording is one conversation; another client asks in another order, so what is replayed is what the istiod *had* in
 //! each of its configurations, answered by the rules that were observed (facts 1 to 9 of `fixtures/istiod/README.md`):
 //! a push brings every subscribed type in the order CDS, EDS, LDS, RDS under one new version; a request with a stale
-//! nonce is dropped in silence; a changed list of names is answered, an empty one ends the subscription. It does NOT
-//! compute anything from Istio's configuration.
+//! nonce is dropped in silence; a changed list of names is answered, an empty one ends the subscription. Like
+//! istio's agent it closes all streams but the newest. It does NOT compute anything from Istio's configuration.
 
 use crate::rig::within;
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -49,6 +49,7 @@ pub(crate) struct Istiod {
     configurations: Arc<Vec<Configuration>>,
     current: watch::Sender<usize>,
     heard: watch::Receiver<Heard>,
+    newest: watch::Receiver<u64>,
     server: JoinHandle<()>,
 }
 
@@ -60,22 +61,29 @@ impl Istiod {
         let address = listener.local_addr().expect("bound");
         let current = watch::Sender::new(0);
         let (heard, hearing) = watch::channel(Heard::default());
+        let (newest, streams) = watch::channel(0);
         let service = Service {
             configurations: configurations.clone(),
             current: current.subscribe(),
             heard: Arc::new(heard),
             nonces: Arc::default(),
+            newest: Arc::new(newest),
         };
         let server = tokio::spawn(async move {
             let router = Server::builder().add_service(AggregatedDiscoveryServiceServer::new(service));
             router.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("it serves until it is aborted");
         });
-        Self { address, configurations, current, heard: hearing, server }
+        Self { address, configurations, current, heard: hearing, newest: streams, server }
     }
 
     /// How many configurations the recording has.
     pub(crate) fn configurations(&self) -> usize {
         self.configurations.len()
+    }
+
+    /// How many streams were ever opened. Each closed the one before, as istio's agent does.
+    pub(crate) fn streams(&self) -> u64 {
+        *self.newest.borrow()
     }
 
     /// The istiod's next configuration is in place: it pushes.
@@ -113,10 +121,13 @@ struct Service {
     current: watch::Receiver<usize>,
     heard: Arc<watch::Sender<Heard>>,
     nonces: Arc<AtomicU64>,
+    /// Number of the newest stream.
+    newest: Arc<watch::Sender<u64>>,
 }
 
 /// One stream's view.
 struct Session {
+    number: u64,
     service: Service,
     subscriptions: BTreeMap<Kind, Subscription>,
     responses: mpsc::Sender<Result<DiscoveryResponse, Status>>,
@@ -139,7 +150,9 @@ impl AggregatedDiscoveryService for Service {
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         // One push at a time is under way; a client that does not read stops us, as HTTP/2 would.
         let (responses, stream) = mpsc::channel(4);
-        let session = Session { service: self.clone(), subscriptions: BTreeMap::new(), responses };
+        self.newest.send_modify(|newest| *newest += 1);
+        let number = *self.newest.borrow();
+        let session = Session { number, service: self.clone(), subscriptions: BTreeMap::new(), responses };
         tokio::spawn(session.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -156,9 +169,11 @@ impl Session {
     async fn run(mut self, mut requests: Streaming<DiscoveryRequest>) {
         let mut current = self.service.current.clone();
         current.mark_unchanged();
+        let (number, mut newest) = (self.number, self.service.newest.subscribe());
         loop {
             tokio::select! {
-                biased; // Requests first: a push goes to what is subscribed by then.
+                biased; // The agent before all; then requests, since a push goes to what is subscribed by then.
+                () = async { drop(newest.wait_for(|newest| *newest > number).await) } => return,
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.requested(request).await,
                     Ok(None) | Err(_) => return,

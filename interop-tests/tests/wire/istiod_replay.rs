@@ -1,12 +1,15 @@
 //! Our xDS client follows an istiod 1.14 that is played back from recordings.
 //!
 //! The old shape of real resources must be accepted, assembled as meant, and survive this istiod's manners: full pushes,
-//! break-before-make removals, a host that goes and returns. It does NOT call anything; see `istiod.rs` for the replay.
+//! break-before-make removals, a host that goes and returns. It calls nobody but hosts where nobody is; see `istiod.rs` for the replay.
 
 use crate::{
     istiod::Istiod,
-    rig::{bootstrap, within},
+    rig::{bootstrap, until, within},
 };
+use bytes::Bytes;
+use http_body_util::Empty;
+use mesh_client::{ChannelState, Mesh};
 use mesh_xds::{
     Bootstrap, Snapshot, Target, TargetName, TargetWatch, XdsClient,
     resource::{ClusterSpecifier, Kind, RouteAction},
@@ -147,4 +150,29 @@ async fn a_service_that_is_split_merged_deleted_and_back_is_followed() {
     let heard = istiod.heard();
     assert_eq!(heard.nacks, Vec::<String>::new());
     assert_eq!(heard.wildcards, Vec::<Kind>::new(), "an empty LDS list is a wildcard to this istiod");
+}
+
+#[tokio::test]
+async fn an_agent_that_closes_all_but_the_newest_stream_sees_one() {
+    let istiod = Istiod::replay("60-workload-entries-change").await;
+    let node = "sidecar~127.0.0.9~client-1.demo~demo.svc.cluster.local";
+    let bootstrap = Bootstrap::parse(&bootstrap(node, istiod.address).to_string()).expect("well-formed");
+    // Two meshes, as two libraries of one process would make them.
+    let (mesh, second) = (Mesh::builder(bootstrap.clone()).build(), Mesh::builder(bootstrap).build());
+    let channels = [
+        mesh.channel(&format!("xds:///{TARGET}")).expect("a target"),
+        mesh.channel("xds:///other.demo.svc.cluster.local:7070").expect("a target"),
+        second.channel(&format!("xds:///{TARGET}")).expect("a target"),
+    ];
+    for channel in &channels {
+        until("a configuration", || channel.state() == ChannelState::Ready).await;
+    }
+    // Nobody listens where the recorded endpoints are; the client of many hosts has to ask for its host all the same.
+    let get = http::Request::get(format!("http://{TARGET}/")).body(Empty::<Bytes>::new()).expect("a request");
+    within("an answer of ours", second.http_client().request(get)).await.expect("a response of ours");
+    istiod.acked(&Kind::ALL).await;
+    istiod.advance();
+    let heard = istiod.acked(&Kind::ALL).await;
+    assert_eq!(heard.nacks, Vec::<String>::new());
+    assert_eq!(istiod.streams(), 1);
 }

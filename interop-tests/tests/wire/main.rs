@@ -26,6 +26,7 @@ mod interop_client;
 mod interop_server;
 mod istiod;
 mod istiod_replay;
+mod istiod_scenarios;
 mod load;
 mod load_reports;
 mod mesh;
