@@ -114,13 +114,14 @@ async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters) {
     let mut changed = Vec::new();
     for (name, config) in &snapshot.clusters {
         let update = Update { generation, config: Arc::clone(config) };
-        let cluster = match before.and_then(|table| table.clusters.get(name)) {
-            Some(cluster) => Arc::clone(cluster),
+        let held = before.and_then(|table| Some((table.snapshot.clusters.get(name)?, table.clusters.get(name)?)));
+        // A cluster of that name from another server is another cluster (A71).
+        let held = held.filter(|(before, _)| before.server == config.server);
+        let cluster = match held {
+            Some((_, cluster)) => Arc::clone(cluster),
             None => registry.obtain(&update),
         };
-        let same = before
-            .and_then(|table| table.snapshot.clusters.get(name))
-            .is_some_and(|before| Arc::ptr_eq(before, config));
+        let same = held.is_some_and(|(before, _)| Arc::ptr_eq(before, config));
         if !same {
             cluster.update(update);
             // Its dials start before the routes point at it, not at the first call; unless there was no call at all.

@@ -8,7 +8,7 @@ use crate::{
     mesh::{ClusterSettings, Mesh, TargetError},
 };
 use http::{HeaderValue, uri::Authority};
-use mesh_xds::Bootstrap;
+use mesh_xds::{Bootstrap, TargetName};
 use std::{fmt, time::Duration};
 use tokio::runtime::Handle;
 
@@ -186,9 +186,12 @@ impl ChannelBuilder {
     /// Makes the channel. Nothing is waited for.
     ///
     /// # Errors
-    /// When the target is not `xds:///name`, or the authority is not one.
+    /// When the target is neither `xds:///name` nor `xds://authority/name` with an authority of the bootstrap (A47), or
+    /// when the authority for requests is not one.
     pub fn build(self) -> Result<MeshChannel, TargetError> {
-        let name = target_name(&self.target)?;
+        let (xds_authority, name) = target_name(&self.target)?;
+        let listener = self.mesh.listener_name(xds_authority, name);
+        let listener = listener.ok_or_else(|| TargetError::Authority(self.target.clone()))?;
         let authority = match self.authority {
             Some(authority) => {
                 Authority::try_from(authority.as_str()).map_err(|_| TargetError::InvalidAuthority(authority))?
@@ -207,18 +210,18 @@ impl ChannelBuilder {
                 .unwrap_or(HeaderValue::from_static(concat!("grpc-rust-mesh/", env!("CARGO_PKG_VERSION")))),
         };
         let settings = ClusterSettings { dial: DialOptions { keepalive, ..self.dial }, max_pending: self.max_pending };
-        self.mesh.open(name, options, settings)
+        self.mesh.open(TargetName::new(listener, name), options, settings)
     }
 }
 
-/// The name in `xds:///name`.
-fn target_name(target: &str) -> Result<&str, TargetError> {
+/// Authority and name in `xds:///name` or `xds://authority/name`.
+fn target_name(target: &str) -> Result<(Option<&str>, &str), TargetError> {
     let scheme = || TargetError::Scheme(target.to_owned());
     let rest = target.strip_prefix("xds://").ok_or_else(scheme)?;
     match rest.split_once('/') {
-        Some(("", name)) if !name.is_empty() => Ok(name),
-        Some((_, name)) if !name.is_empty() => Err(TargetError::Authority(target.to_owned())),
-        _ => Err(scheme()),
+        Some((_, "")) | None => Err(scheme()),
+        Some(("", name)) => Ok((None, name)),
+        Some((authority, name)) => Ok((Some(authority), name)),
     }
 }
 
@@ -239,11 +242,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_xds_with_an_empty_authority() {
-        assert_eq!(target_name("xds:///echo.demo:7070"), Ok("echo.demo:7070"));
+    fn a_target_is_xds_with_or_without_an_authority() {
+        assert_eq!(target_name("xds:///echo.demo:7070"), Ok((None, "echo.demo:7070")));
+        assert_eq!(target_name("xds://other/a/b"), Ok((Some("other"), "a/b")));
         assert_eq!(target_name("dns:///x"), Err(TargetError::Scheme("dns:///x".into())));
         assert_eq!(target_name("xds:///"), Err(TargetError::Scheme("xds:///".into())));
-        assert_eq!(target_name("xds://other/x"), Err(TargetError::Authority("xds://other/x".into())));
+        assert_eq!(target_name("xds://other"), Err(TargetError::Scheme("xds://other".into())));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     status::MeshStatus,
     task::{OnAbort, Tasks, supervised},
 };
-use mesh_xds::{Bootstrap, BootstrapError, TargetName, XdsClient, resource::ClusterName};
+use mesh_xds::{Bootstrap, BootstrapError, ServerId, TargetName, XdsClient, resource::ClusterName};
 use rustc_hash::FxHashMap;
 use std::{
     fmt,
@@ -57,6 +57,8 @@ pub(crate) struct MeshInner {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ClusterKey {
     name: ClusterName,
+    /// Two servers' clusters of one name are two clusters (A71).
+    server: Option<ServerId>,
     settings: Arc<ClusterSettings>,
 }
 
@@ -71,11 +73,11 @@ pub(crate) struct ClusterSettings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TargetError {
-    /// Not of the form `xds:///name`.
-    #[error("target {0:?}: expected xds:///name")]
+    /// Neither of the form `xds:///name` nor `xds://authority/name`.
+    #[error("target {0:?}: expected xds:///name or xds://authority/name")]
     Scheme(String),
-    /// `xds://authority/name` with an authority: federation is not supported by this version.
-    #[error("target {0:?}: authorities are not supported by this version")]
+    /// `xds://authority/name` with an authority that the bootstrap does not have (A47).
+    #[error("target {0:?}: the bootstrap has no such authority")]
     Authority(String),
     /// The authority of the builder is not one.
     #[error("authority {0:?} is not valid")]
@@ -117,12 +119,13 @@ impl Mesh {
         }
     }
 
-    /// A channel to `xds:///name`, with default settings.
+    /// A channel to `xds:///name`, or to `xds://authority/name` at the servers of that authority (A47), with default
+    /// settings.
     ///
     /// Nothing is waited for: the first call waits for the configuration, or [`MeshChannel::ready`] does.
     ///
     /// # Errors
-    /// When the target is not of that form.
+    /// When the target is not of that form, or the bootstrap does not have the authority.
     pub fn channel(&self, target: &str) -> Result<MeshChannel, TargetError> {
         self.channel_builder(target).build()
     }
@@ -171,13 +174,21 @@ impl Mesh {
         lock(&self.inner.channels).iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// The Listener of a target; `None` for an authority that the bootstrap does not have.
+    pub(crate) fn listener_name(&self, authority: Option<&str>, name: &str) -> Option<String> {
+        match authority {
+            None => Some(self.inner.bootstrap.listener_name(name)),
+            Some(authority) => self.inner.bootstrap.listener_name_at(authority, name),
+        }
+    }
+
     pub(crate) fn open(
         &self,
-        name: &str,
+        target: TargetName,
         options: CallOptions,
         settings: ClusterSettings,
     ) -> Result<MeshChannel, TargetError> {
-        let target = TargetName::new(self.inner.bootstrap.listener_name(name), name);
+        let name = Arc::clone(target.authority());
         let watch = self.inner.xds.watch(target.clone());
         let shared = Arc::new(Shared::new(&options));
         let clusters = Clusters { mesh: Arc::clone(&self.inner), settings: Arc::new(settings) };
@@ -196,7 +207,7 @@ impl Mesh {
         let apply = self.inner.runtime.spawn(apply).abort_handle();
         let connected = Connected { apply, _mesh: self.clone() };
         let node = self.inner.xds.node_id().into();
-        let inner = Arc::new(Inner::new(name.into(), shared, options, node, watch, connected));
+        let inner = Arc::new(Inner::new(name, shared, options, node, watch, connected));
         let mut channels = lock(&self.inner.channels);
         channels.retain(|channel| channel.strong_count() > 0);
         channels.push(Arc::downgrade(&inner));
@@ -253,7 +264,11 @@ pub(crate) struct Clusters {
 impl Clusters {
     /// The cluster of that name: the one that another channel runs already, or a new one.
     pub(crate) fn obtain(&self, update: &Update) -> Arc<Cluster> {
-        let key = ClusterKey { name: update.config.name.clone(), settings: Arc::clone(&self.settings) };
+        let key = ClusterKey {
+            name: update.config.name.clone(),
+            server: update.config.server,
+            settings: Arc::clone(&self.settings),
+        };
         let mut clusters = lock(&self.mesh.clusters);
         if let Some(cluster) = clusters.get(&key).and_then(Weak::upgrade) {
             return cluster;

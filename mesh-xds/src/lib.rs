@@ -18,13 +18,14 @@ pub mod decode;
 mod in_process;
 pub mod load;
 mod log;
+mod name;
 mod orca;
 pub mod resource;
 mod snapshot;
 mod status;
 
-pub use bootstrap::{Bootstrap, BootstrapBuilder, BootstrapError, ServerAddress};
-pub use client::{Closed, TargetName, TargetWatch, XdsClient};
+pub use bootstrap::{Authority, Bootstrap, BootstrapBuilder, BootstrapError, ServerAddress, ServerId, XdsServer};
+pub use client::{Closed, ResourceUpdate, ResourceWatch, TargetName, TargetWatch, XdsClient};
 pub use csds::CsdsService;
 pub use in_process::InProcess;
 pub use log::Limiter;

@@ -3,9 +3,16 @@
 //! Values that did not change keep their `Arc` from one snapshot to the next, so a reader compares with
 //! `Arc::ptr_eq` and does no work for what stayed. A snapshot does NOT say how to run anything.
 
+use crate::ServerId;
 use crate::resource::{Cluster, ClusterLoadAssignment, ClusterName, HttpConnectionManager, RouteConfig, VirtualHost};
 use rustc_hash::FxHashMap;
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// Everything a client channel needs to run one target.
 #[derive(Clone, Debug)]
@@ -25,11 +32,22 @@ pub struct Snapshot {
     pub clusters: FxHashMap<ClusterName, Arc<ClusterConfig>>,
 }
 
+impl Snapshot {
+    /// Of two snapshots of this process, the greater one is newer, whichever client made it.
+    pub(crate) fn next_generation() -> u64 {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        GENERATION.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 /// One cluster of a snapshot: where its calls can go, or why nowhere.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterConfig {
     /// The cluster's name.
     pub name: ClusterName,
+    /// The server that it came from; clusters of one name and two servers are two clusters (A71). `None` when the name
+    /// is of an authority that the bootstrap does not have.
+    pub server: Option<ServerId>,
     /// Resources with their endpoints, or the reason for which calls fail.
     pub state: Result<Leaves, ClusterError>,
 }
@@ -72,6 +90,8 @@ impl Leaves {
 pub struct ResolvedCluster {
     /// The CDS resource.
     pub cluster: Arc<Cluster>,
+    /// The server that the resource came from, which is where its load is reported.
+    pub server: Option<ServerId>,
     /// From EDS or from the Cluster itself. Empty priorities mean "no endpoints".
     pub endpoints: Arc<ClusterLoadAssignment>,
     /// Why the endpoints may be missing or stale (A74 `resolution_note`); part of the error of a failed pick.

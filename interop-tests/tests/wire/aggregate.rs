@@ -123,7 +123,7 @@ features! {
         row: "aggregate clusters: below each other, depth first, one that comes again keeps its first place",
         source: "A37, `aggregate.v3.ClusterConfig.clusters`",
         config: concat!("clusters: {a: ", aggregate!("[x, y]"), ", x: ", aggregate!("[d]"), ", y: ", aggregate!("[b, d]"), "}"),
-        strip: [("/clusters/x", concat!("{type: STATIC}"))],
+        strip: [("/clusters/x", "{type: STATIC}")],
         |world| {
             from("d", world.call(grpc()).await)?;
             let cluster = world.channel.status().clusters.into_iter().find(|cluster| cluster.name == "a");
@@ -166,11 +166,11 @@ features! {
 #[tokio::test]
 async fn child_that_is_not_there() {
     let [b, c] = backends(["b", "c"]).await;
-    let aggregate = Resources::from_yaml(concat!(
+    let aggregate = Resources::from_yaml(
         "resources: [{'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a, cluster_type: {
             name: envoy.clusters.aggregate, typed_config: {
-            '@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [b, c]}}}]"
-    ));
+            '@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [b, c]}}}]",
+    );
     let mut resources = aggregate.expect("a cluster").with(listener("svc", "routes"));
     resources.insert(route_config("routes", vec![virtual_host("*", "a")]));
     let control_plane = ControlPlane::new();

@@ -62,6 +62,8 @@ impl World {
         let serving = OurControlPlane::start().await;
         let provider = json!({ "plugin_name": "file_watcher", "config": { "ca_certificate_file": "/none" } });
         let mut bootstrap = bootstrap("wire", serving.address);
+        // For the rules about `xdstp:` names.
+        bootstrap["authorities"] = json!({ "a": {} });
         bootstrap["certificate_providers"] =
             CERTIFICATE_PROVIDERS.iter().map(|name| (name.to_string(), provider.clone())).collect();
         let mesh = Mesh::builder(Bootstrap::parse(&bootstrap.to_string()).expect("a valid bootstrap")).build();

@@ -293,9 +293,18 @@ async fn a_deleted_cluster_that_is_kept_loses_endpoints_and_gains_none() {
     let whole = || service("echo", &addresses([&a, &b]));
     let mesh = mesh(whole());
     let channel = ready(&mesh, "echo").await;
-    // As istiod does for a deleted subset: CDS drops it, EDS answers with every endpoint of the service.
-    let mut deleted = whole().with(endpoints("echo-cluster", &addresses([&a, &b, &c])));
+    // As istiod does for a deleted subset: CDS drops it ...
+    let mut deleted = whole();
     assert!(deleted.remove(Kind::Cluster.type_url(), "echo-cluster"));
+    mesh.control_plane().set_unchecked(deleted.clone());
+    let is_deleted = || {
+        let status = mesh.mesh().status();
+        let cluster = status.xds.resource(Kind::Cluster, "echo-cluster");
+        cluster.is_some_and(|cluster| cluster.state == ResourceState::DoesNotExist)
+    };
+    until("the deletion", is_deleted).await;
+    // ... and EDS answers with every endpoint of the service.
+    deleted.insert(endpoints("echo-cluster", &addresses([&a, &b, &c])));
     mesh.control_plane().set_unchecked(deleted.clone());
     applied(&mesh, Kind::Endpoints, "echo-cluster").await;
     for _ in 0..30 {

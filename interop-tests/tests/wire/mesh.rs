@@ -6,7 +6,7 @@ use crate::rig::{until, within};
 use interop_tests::proto::testing::{SimpleRequest, test_service_client::TestServiceClient};
 use mesh_client::{ClusterStatus, EndpointReport, EndpointState, Mesh, MeshChannel, testing::TestMesh};
 use mesh_xds::{
-    Bootstrap, ServerAddress,
+    Bootstrap, ServerAddress, XdsServer,
     control_plane::{
         ControlPlane, Resources, Serving,
         resources::{cluster_eds, endpoints, listener, route_config, virtual_host},
@@ -37,7 +37,7 @@ pub(crate) async fn ready(mesh: &TestMesh, name: &str) -> MeshChannel {
 }
 
 /// The same of a mesh that is not a [`TestMesh`].
-async fn ready_in(mesh: &Mesh, name: &str) -> MeshChannel {
+pub(crate) async fn ready_in(mesh: &Mesh, name: &str) -> MeshChannel {
     let channel = mesh.channel(&format!("xds:///{name}")).expect("a valid target");
     channel.ready(Duration::from_secs(30)).await.expect("configured and connected");
     channel
@@ -73,59 +73,39 @@ pub(crate) fn soak(count: u32) -> u32 {
     (f64::from(count) * factor).max(1.0) as u32
 }
 
-// === SocketMesh ===
+// === Plane ===
 
-/// A mesh whose control plane listens on a socket, and can leave and come back.
-pub(crate) struct SocketMesh {
-    mesh: Mesh,
+/// A control plane on a socket that can leave and come back to the same port.
+pub(crate) struct Plane {
     control_plane: ControlPlane,
     address: SocketAddr,
     serving: Option<Serving>,
 }
 
-/// The bootstrap of a node that follows the control plane at `address`.
-fn bootstrap_to(node: &str, address: SocketAddr) -> Bootstrap {
-    let server = ServerAddress::parse(&address.to_string()).expect("an address");
-    Bootstrap::builder().node_id(node).server(server).build().expect("a server")
-}
-
-impl SocketMesh {
+impl Plane {
     pub(crate) async fn start(resources: Resources) -> Self {
         let control_plane = ControlPlane::new();
         control_plane.set_unchecked(resources);
         let serving = control_plane.listen("127.0.0.1:0").await.expect("a free port");
-        let address = serving.local_addr().expect("bound");
-        let mesh = Mesh::builder(bootstrap_to("socket", address)).build();
-        Self { mesh, control_plane, address, serving: Some(serving) }
-    }
-
-    pub(crate) fn mesh(&self) -> &Mesh {
-        &self.mesh
+        Self { control_plane, address: serving.local_addr().expect("bound"), serving: Some(serving) }
     }
 
     pub(crate) fn control_plane(&self) -> &ControlPlane {
         &self.control_plane
     }
 
-    pub(crate) async fn ready(&self, name: &str) -> MeshChannel {
-        ready_in(&self.mesh, name).await
+    /// For a bootstrap.
+    pub(crate) fn server(&self) -> XdsServer {
+        ServerAddress::parse(&self.address.to_string()).expect("an address").into()
     }
 
-    pub(crate) fn set(&self, resources: Resources) {
-        self.control_plane.set_unchecked(resources);
-    }
-
-    pub(crate) async fn applied(&self, kind: Kind, name: &str) {
-        applied_by(&self.mesh, &self.control_plane, kind, name).await;
-    }
-
-    /// The control plane is gone: its port refuses.
-    pub(crate) fn stop_serving(&mut self) {
+    /// It is gone: its port refuses.
+    pub(crate) fn stop(&mut self) {
         self.serving = None;
     }
 
     /// It is back at the same port.
-    pub(crate) async fn serve_again(&mut self) {
+    pub(crate) async fn start_again(&mut self) {
         // Whoever had the port before may still be on its way out.
         let listener = within("its port", async {
             loop {
@@ -139,5 +119,51 @@ impl SocketMesh {
         })
         .await;
         self.serving = Some(self.control_plane.serve(listener).await);
+    }
+}
+
+// === SocketMesh ===
+
+/// A mesh and its control plane on a socket.
+pub(crate) struct SocketMesh {
+    mesh: Mesh,
+    plane: Plane,
+}
+
+impl SocketMesh {
+    pub(crate) async fn start(resources: Resources) -> Self {
+        let plane = Plane::start(resources).await;
+        let bootstrap = Bootstrap::builder().node_id("socket").server(plane.server()).build().expect("a server");
+        Self { mesh: Mesh::builder(bootstrap).build(), plane }
+    }
+
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    pub(crate) fn control_plane(&self) -> &ControlPlane {
+        self.plane.control_plane()
+    }
+
+    pub(crate) async fn ready(&self, name: &str) -> MeshChannel {
+        ready_in(&self.mesh, name).await
+    }
+
+    pub(crate) fn set(&self, resources: Resources) {
+        self.control_plane().set_unchecked(resources);
+    }
+
+    pub(crate) async fn applied(&self, kind: Kind, name: &str) {
+        applied_by(&self.mesh, self.control_plane(), kind, name).await;
+    }
+
+    /// The control plane is gone: its port refuses.
+    pub(crate) fn stop_serving(&mut self) {
+        self.plane.stop();
+    }
+
+    /// It is back at the same port.
+    pub(crate) async fn serve_again(&mut self) {
+        self.plane.start_again().await;
     }
 }

@@ -280,7 +280,7 @@ mod tests {
     /// A configuration that fails calls with this reason.
     fn update(generation: u64, reason: &str) -> Update {
         let state = Err(ClusterError(reason.into()));
-        Update { generation, config: Arc::new(ClusterConfig { name: ClusterName::new("c"), state }) }
+        Update { generation, config: Arc::new(ClusterConfig { name: ClusterName::new("c"), server: None, state }) }
     }
 
     fn cluster(first: Update) -> (Cluster, Arc<Backends>) {

@@ -6,7 +6,7 @@ use super::{
     decoder::Incoming,
     protocol::{Asks, Request},
 };
-use crate::{bootstrap::Node, resource::ReportedError};
+use crate::{bootstrap::Node, name::canonical_string, resource::ReportedError};
 use envoy_types::pb::{
     envoy::{
         config::core::v3 as core,
@@ -55,7 +55,7 @@ impl From<DeltaDiscoveryResponse> for Frame {
             version: response.system_version_info.into(),
             nonce: response.nonce.into(),
             resources: response.resources.into_iter().map(|wrapper| Incoming::Wrapped(wrapper.into())).collect(),
-            removed: response.removed_resources.into_iter().chain(variants).collect(),
+            removed: response.removed_resources.into_iter().chain(variants).map(canonical_string).collect(),
             errors: response.resource_errors.into_iter().filter_map(reported).collect(),
         }
     }
@@ -63,7 +63,7 @@ impl From<DeltaDiscoveryResponse> for Frame {
 
 fn reported(error: ResourceError) -> Option<ReportedError> {
     let (name, detail) = (error.resource_name?.name, error.error_detail.unwrap_or_default());
-    Some(ReportedError { name, code: detail.code, message: detail.message })
+    Some(ReportedError { name: canonical_string(name), code: detail.code, message: detail.message })
 }
 
 // === Requests ===

@@ -21,7 +21,7 @@ use super::{
     wire::{Outgoing, wire},
 };
 use crate::{
-    bootstrap::{Bootstrap, Node, Server, Transport},
+    bootstrap::{Bootstrap, Node, ServerId, Transport, XdsServer},
     decode::DecodeContext,
     resource::{Kind, Received, ReportedError},
 };
@@ -82,7 +82,7 @@ impl StreamTask {
     pub(crate) fn spawn(
         runtime: &Handle,
         bootstrap: Arc<Bootstrap>,
-        server: usize,
+        server: ServerId,
         events: mpsc::Sender<Event>,
         wanted: watch::Receiver<bool>,
         seed: u64,
@@ -129,8 +129,7 @@ async fn supervised<F: Future<Output = ()>>(start: impl Fn() -> (mpsc::Sender<Ev
 
 struct AdsStream {
     bootstrap: Arc<Bootstrap>,
-    /// Index into the bootstrap's list.
-    server: usize,
+    server: ServerId,
     events: mpsc::Sender<Event>,
     wanted: watch::Receiver<bool>,
     decoder: Decoder,
@@ -188,7 +187,7 @@ impl AdsStream {
     }
 
     async fn one_stream(&mut self) -> End {
-        let Some(server) = self.bootstrap.servers.get(self.server).cloned() else { return End::Orphaned };
+        let Some(server) = self.bootstrap.authorities.server(self.server).cloned() else { return End::Orphaned };
         let connection = match connect::connect(&server.address, &self.bootstrap.transport).await {
             Ok(connection) => connection,
             Err(cause) => return End::Undialled(cause),
@@ -313,7 +312,7 @@ fn is_worth_decoding(incoming: &Incoming, names: &Names) -> bool {
 }
 
 /// The `:authority` of the call.
-pub(crate) fn origin(server: &Server) -> Uri {
+pub(crate) fn origin(server: &XdsServer) -> Uri {
     use crate::bootstrap::ServerAddress;
     let authority = match &server.address {
         ServerAddress::Name { host, port } => format!("{host}:{port}"),

@@ -14,7 +14,7 @@ use super::{
     cluster::{Node, Outcome, Part},
 };
 use crate::{
-    cache::Cache,
+    cache::Sources,
     resource::{ClusterName, Kind},
     snapshot::{ClusterError, Leaves, ResolvedCluster},
 };
@@ -38,7 +38,7 @@ impl Assembler {
     }
 
     /// Looks at what is below an aggregate (or what was one) again.
-    pub(super) fn compose(&mut self, name: &ClusterName, cache: &Cache, recheck: &mut BTreeSet<TargetId>) {
+    pub(super) fn compose(&mut self, name: &ClusterName, cache: &Sources<'_>, recheck: &mut BTreeSet<TargetId>) {
         let Some(node) = self.nodes.get(name) else { return };
         let is_aggregate = node.children().is_some();
         let mut keep = BTreeSet::new();
@@ -72,7 +72,7 @@ impl Assembler {
     }
 
     /// What the leaves of an aggregate come to together, and what is missing.
-    fn sum(&self, name: &ClusterName, flat: &Flat, cache: &Cache) -> (Outcome, Option<Arc<str>>) {
+    fn sum(&self, name: &ClusterName, flat: &Flat, cache: &Sources<'_>) -> (Outcome, Option<Arc<str>>) {
         let fail = |why: &dyn Display| Err(ClusterError(cache.text(Kind::Cluster, name.as_str(), why)));
         if flat.too_deep {
             // "depth 16 max else whole cluster TF" - A37.

@@ -6,7 +6,8 @@
 
 use super::References;
 use crate::{
-    cache::{Cache, Lookup},
+    bootstrap::ServerId,
+    cache::{Lookup, Sources},
     resource::{Cluster, ClusterLoadAssignment, ClusterName, Discovery, Kind, Resource},
     snapshot::{ClusterConfig, ClusterError, Leaves, ResolvedCluster},
 };
@@ -15,6 +16,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 #[derive(Debug, Default)]
 pub(super) struct Node {
+    /// Who answers for its name.
+    server: Option<ServerId>,
     /// The last complete value.
     config: Option<Arc<ClusterConfig>>,
     /// What a first configuration is made with while the control plane cannot be reached.
@@ -78,6 +81,16 @@ impl Node {
         self.behind
     }
 
+    /// The EDS resources that the value, or the one to come, is made of.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.endpoints.iter()
+    }
+
+    /// Clusters below it that are referred to on its behalf.
+    pub(super) fn below(&self) -> impl Iterator<Item = &ClusterName> {
+        self.members.iter()
+    }
+
     /// The clusters that its newest resource aggregates.
     pub(super) fn children(&self) -> Option<&[ClusterName]> {
         match &self.role {
@@ -106,9 +119,10 @@ impl Node {
     pub(super) fn resolve(
         &mut self,
         name: &ClusterName,
-        cache: &Cache,
+        cache: &Sources<'_>,
         references: &mut References<ClusterName>,
     ) -> bool {
+        self.server = cache.server(name.as_str());
         let (role, outcome, wanted) = self.read(name, cache);
         let mut differs = role != self.role;
         self.role = role;
@@ -148,11 +162,11 @@ impl Node {
         self.behind = matches!(outcome, Outcome::Incomplete) && self.config.is_some();
         match outcome {
             Outcome::Complete(state) => {
-                let changed = set(&mut self.config, name, state);
+                let changed = set(&mut self.config, name, self.server, state);
                 let recovered = self.unreachable.take().is_some();
                 changed || recovered
             }
-            Outcome::Unreachable(state) => set(&mut self.unreachable, name, state),
+            Outcome::Unreachable(state) => set(&mut self.unreachable, name, self.server, state),
             // What is missing is something else now.
             Outcome::Incomplete => self.unreachable.take().is_some(),
         }
@@ -165,7 +179,7 @@ impl Node {
         }
     }
 
-    fn read(&self, name: &ClusterName, cache: &Cache) -> (Role, Outcome, Option<Arc<str>>) {
+    fn read(&self, name: &ClusterName, cache: &Sources<'_>) -> (Role, Outcome, Option<Arc<str>>) {
         let (cluster, note, deleted) = match cache.lookup(Kind::Cluster, name.as_str()) {
             Lookup::Usable { value: Resource::Cluster(cluster), note, deleted } => (cluster, note, deleted),
             Lookup::Usable { .. } | Lookup::Pending => return (Role::Pending, Outcome::Incomplete, None),
@@ -199,7 +213,7 @@ impl Node {
         service_name: &str,
         note: Option<Arc<str>>,
         deleted: bool,
-        cache: &Cache,
+        cache: &Sources<'_>,
     ) -> Outcome {
         // "endpoint problems become a resolution_note plus empty endpoints" - A74.
         let none = |text| {
@@ -235,7 +249,8 @@ impl Node {
         let held = self.config_or_unreachable().map(Arc::as_ref).and_then(own_leaf).filter(|held| {
             Arc::ptr_eq(&held.cluster, cluster) && Arc::ptr_eq(&held.endpoints, endpoints) && held.note == note
         });
-        let new = || ResolvedCluster { cluster: Arc::clone(cluster), endpoints: Arc::clone(endpoints), note };
+        let server = self.server;
+        let new = || ResolvedCluster { cluster: Arc::clone(cluster), server, endpoints: Arc::clone(endpoints), note };
         Leaves::one(held.map_or_else(|| Arc::new(new()), Arc::clone))
     }
 
@@ -286,7 +301,7 @@ impl Node {
 
     /// The leaves of the value that is kept have changed. Returns whether they really have.
     pub(super) fn refresh(&mut self, name: &ClusterName, leaves: Leaves) -> bool {
-        set(&mut self.config, name, Ok(leaves))
+        set(&mut self.config, name, self.server, Ok(leaves))
     }
 
     /// Waits for an update, as a part of it does.
@@ -294,7 +309,7 @@ impl Node {
         self.behind = true;
     }
 
-    /// Clusters below it that are referred to on its behalf.
+    /// What [`Node::below`] shows.
     pub(super) fn members(&mut self) -> &mut BTreeSet<ClusterName> {
         &mut self.members
     }
@@ -323,14 +338,19 @@ fn service_name(cluster: &Cluster) -> Option<&str> {
 }
 
 /// Replaces a value unless it is equal.
-fn set(slot: &mut Option<Arc<ClusterConfig>>, name: &ClusterName, state: Result<Leaves, ClusterError>) -> bool {
+fn set(
+    slot: &mut Option<Arc<ClusterConfig>>,
+    name: &ClusterName,
+    server: Option<ServerId>,
+    state: Result<Leaves, ClusterError>,
+) -> bool {
     let same = slot.as_ref().is_some_and(|held| match (&held.state, &state) {
         (Ok(a), Ok(b)) => a.is(b),
         (Err(a), Err(b)) => a == b,
         _ => false,
     });
     if !same {
-        *slot = Some(Arc::new(ClusterConfig { name: name.clone(), state }));
+        *slot = Some(Arc::new(ClusterConfig { name: name.clone(), server, state }));
     }
     !same
 }

@@ -14,10 +14,11 @@
 mod aggregate;
 mod cluster;
 mod references;
+mod single;
 mod target;
 
 use crate::{
-    cache::Cache,
+    cache::{Lookup, Sources},
     resource::{ClusterName, Kind},
     snapshot::Target,
 };
@@ -25,10 +26,12 @@ use cluster::Node;
 pub(crate) use references::Needs;
 use references::References;
 use rustc_hash::{FxHashMap, FxHashSet};
+pub(crate) use single::Found;
+use single::Singles;
 use std::{collections::BTreeSet, mem, sync::Arc};
 use target::{Released, TargetState};
 
-/// Names a target within one assembler.
+/// Names a target, or a resource that is watched by itself, within one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TargetId(pub(crate) u64);
 
@@ -52,6 +55,25 @@ pub(crate) struct Assembler {
     behind: FxHashSet<TargetId>,
     /// Clusters that wait for the endpoints of their newest resource.
     behind_nodes: FxHashSet<ClusterName>,
+    singles: Singles,
+}
+
+/// What is assembled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    Target {
+        listener: Arc<str>,
+        authority: Arc<str>,
+    },
+    /// One resource, by itself.
+    Resource(Kind, Arc<str>),
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Target(Target),
+    Resource(Found),
 }
 
 /// Who refers to a cluster. An aggregate that targets refer to does so for every cluster below it, however deep, so that
@@ -65,22 +87,30 @@ enum ClusterUser {
 /// What one turn came to.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    /// What became needed and what stopped being needed, in the order of [`Kind::ALL`].
-    pub(crate) needs: [Needs; 4],
-    /// New values for targets.
-    pub(crate) publish: Vec<(TargetId, Target)>,
+    /// What became needed and what stopped being needed, in the order of references.
+    pub(crate) needs: Vec<(Kind, Needs)>,
+    /// Everything that was looked at.
+    pub(crate) looked_at: BTreeSet<TargetId>,
+    /// New values.
+    pub(crate) publish: Vec<(TargetId, Value)>,
 }
 
 impl Assembler {
-    /// Begins to assemble a target.
-    pub(crate) fn add(&mut self, id: TargetId, listener: Arc<str>, authority: Arc<str>) {
-        self.listeners.add(&listener, id);
-        self.targets.insert(id, TargetState::new(listener, authority));
-        self.dirty_targets.insert(id);
+    /// Begins to assemble a subject.
+    pub(crate) fn add(&mut self, id: TargetId, subject: Subject) {
+        match subject {
+            Subject::Target { listener, authority } => {
+                self.listeners.add(&listener, id);
+                self.targets.insert(id, TargetState::new(listener, authority));
+                self.dirty_targets.insert(id);
+            }
+            Subject::Resource(kind, name) => self.singles.add(id, kind, name),
+        }
     }
 
     /// Ends it; the resources that only it needed are unwatched in the next [`Assembler::settle`].
     pub(crate) fn remove(&mut self, id: TargetId) {
+        self.singles.remove(id);
         let Some(target) = self.targets.remove(&id) else { return };
         self.listeners.remove(target.listener(), id);
         self.dirty_targets.remove(&id);
@@ -90,6 +120,7 @@ impl Assembler {
 
     /// A resource may look different now.
     pub(crate) fn changed(&mut self, kind: Kind, name: &str) {
+        self.singles.changed(kind, name);
         match kind {
             Kind::Listener => self.dirty_targets.extend(self.listeners.users(name)),
             Kind::RouteConfig => self.dirty_targets.extend(self.routes.users(name)),
@@ -104,10 +135,60 @@ impl Assembler {
     pub(crate) fn all_changed(&mut self) {
         self.dirty_targets.extend(self.targets.keys());
         self.dirty_nodes.extend(self.nodes.keys().cloned());
+        self.singles.all_changed();
+    }
+
+    /// Whether there is nothing to assemble.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.singles.is_empty()
+    }
+
+    /// Whether something refers to a resource.
+    pub(crate) fn needs(&self, kind: Kind, name: &str) -> bool {
+        self.singles.is_used(kind, name)
+            || match kind {
+                Kind::Listener => self.listeners.is_used(name),
+                Kind::RouteConfig => self.routes.is_used(name),
+                Kind::Cluster => self.clusters.is_used(name),
+                Kind::Endpoints => self.endpoints.is_used(name),
+                Kind::Other(_) => false,
+            }
+    }
+
+    /// Whether the last word has been said on all that a subject refers to now. An outage is no word.
+    pub(crate) fn is_decided(&self, id: TargetId, sources: &Sources<'_>) -> bool {
+        match self.targets.get(&id) {
+            Some(target) => target.is_decided() && !self.behind_nodes.iter().any(|name| self.refers_to(id, name)),
+            None => self.singles.resource(id).is_some_and(|(kind, name)| {
+                matches!(sources.lookup(kind, name), Lookup::Usable { .. } | Lookup::Failed(_))
+            }),
+        }
+    }
+
+    /// The resources that a subject waits for.
+    pub(crate) fn waits_for(&self, id: TargetId) -> Vec<(Kind, Arc<str>)> {
+        let Some(target) = self.targets.get(&id) else {
+            return self.singles.resource(id).map(|(kind, name)| (kind, Arc::clone(name))).into_iter().collect();
+        };
+        let mut waits = target.waits_for();
+        let behind = self.behind_nodes.iter().filter(|name| self.refers_to(id, name));
+        for name in target.missing().chain(behind) {
+            let below = self.nodes.get(name).into_iter().flat_map(Node::below);
+            for name in below.chain([name]) {
+                waits.push((Kind::Cluster, Arc::clone(name.as_shared())));
+                let endpoints = self.nodes.get(name).into_iter().flat_map(Node::endpoints);
+                waits.extend(endpoints.map(|name| (Kind::Endpoints, Arc::clone(name))));
+            }
+        }
+        waits
+    }
+
+    fn refers_to(&self, id: TargetId, name: &ClusterName) -> bool {
+        self.clusters.any(name.as_str(), |user| *user == ClusterUser::Target(id))
     }
 
     /// Follows the references of what changed, once, and says what came of it.
-    pub(crate) fn settle(&mut self, cache: &Cache) -> Settled {
+    pub(crate) fn settle(&mut self, cache: &Sources<'_>) -> Settled {
         let mut settled = Settled::default();
         // Listener and routes first: they say which clusters are needed ...
         let mut recheck = mem::take(&mut self.dirty_targets);
@@ -117,11 +198,20 @@ impl Assembler {
         // ... then the clusters, each once for all targets ...
         self.resolve_clusters(cache, &mut recheck);
         // ... then what that makes of each target. Only here are references given up.
-        for id in recheck {
+        for &id in &recheck {
             self.publish(id, &mut settled);
         }
-        settled.needs =
-            [self.listeners.settle(), self.routes.settle(), self.clusters.settle(), self.endpoints.settle()];
+        let (mut looked_at, found) = self.singles.settle(cache);
+        looked_at.extend(recheck);
+        settled.looked_at = looked_at;
+        settled.publish.extend(found.into_iter().map(|(id, found)| (id, Value::Resource(found))));
+        settled.needs = vec![
+            (Kind::Listener, self.listeners.settle()),
+            (Kind::RouteConfig, self.routes.settle()),
+            (Kind::Cluster, self.clusters.settle()),
+            (Kind::Endpoints, self.endpoints.settle()),
+        ];
+        settled.needs.extend(self.singles.needs());
         settled
     }
 
@@ -136,7 +226,7 @@ impl Assembler {
         self.behind.iter().copied().chain(through_clusters)
     }
 
-    fn plan(&mut self, id: TargetId, cache: &Cache) {
+    fn plan(&mut self, id: TargetId, cache: &Sources<'_>) {
         let Some(target) = self.targets.get_mut(&id) else { return };
         let new = target.plan(cache);
         if let Some(routes) = &new.routes {
@@ -161,7 +251,7 @@ impl Assembler {
 
     // === Clusters ===
 
-    fn resolve_clusters(&mut self, cache: &Cache, recheck: &mut BTreeSet<TargetId>) {
+    fn resolve_clusters(&mut self, cache: &Sources<'_>, recheck: &mut BTreeSet<TargetId>) {
         loop {
             for name in mem::take(&mut self.dirty_nodes) {
                 self.resolve(&name, cache, recheck);
@@ -179,7 +269,7 @@ impl Assembler {
         }
     }
 
-    fn resolve(&mut self, name: &ClusterName, cache: &Cache, recheck: &mut BTreeSet<TargetId>) {
+    fn resolve(&mut self, name: &ClusterName, cache: &Sources<'_>, recheck: &mut BTreeSet<TargetId>) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         let changed = node.resolve(name, cache, &mut self.endpoints);
         if node.is_composed() {
@@ -222,7 +312,7 @@ impl Assembler {
     fn publish(&mut self, id: TargetId, settled: &mut Settled) {
         let Some(target) = self.targets.get_mut(&id) else { return };
         let (value, released) = target.publish(&self.nodes);
-        settled.publish.extend(value.map(|value| (id, value)));
+        settled.publish.extend(value.map(|value| (id, Value::Target(value))));
         if target.is_behind() {
             self.behind.insert(id);
         } else {

@@ -11,7 +11,7 @@
 
 use super::Node;
 use crate::{
-    cache::{Cache, Lookup},
+    cache::{Lookup, Sources},
     resource::{
         ClusterName, HttpConnectionManager, Kind, Listener, ListenerKind, Resource, RouteAction, RouteConfig,
         RouteSource, VirtualHost,
@@ -19,14 +19,7 @@ use crate::{
     snapshot::{ClusterConfig, Snapshot, Target},
 };
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::{
-    collections::BTreeSet,
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::BTreeSet, mem, sync::Arc};
 
 #[derive(Debug)]
 pub(super) struct TargetState {
@@ -126,6 +119,31 @@ impl TargetState {
         }
     }
 
+    /// Whether listener, routes and clusters are what they are by the control plane's word.
+    pub(super) fn is_decided(&self) -> bool {
+        match &self.stage {
+            Stage::Failed(_) => true,
+            Stage::Waiting(_) | Stage::Unreachable(_) => false,
+            Stage::Planned(_) => self.missing.is_empty() && !self.is_behind(),
+        }
+    }
+
+    /// Clusters of the plan that are not complete.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &ClusterName> {
+        self.missing.iter()
+    }
+
+    /// What is missing above the clusters: either resource may be.
+    pub(super) fn waits_for(&self) -> Vec<(Kind, Arc<str>)> {
+        let routes = self.routes.iter().map(|name| (Kind::RouteConfig, Arc::clone(name)));
+        match &self.stage {
+            Stage::Waiting(_) | Stage::Unreachable(_) => {
+                routes.chain([(Kind::Listener, Arc::clone(&self.listener))]).collect()
+            }
+            Stage::Failed(_) | Stage::Planned(_) => Vec::new(),
+        }
+    }
+
     /// Everything it refers to below the listener, to be given up.
     pub(super) fn into_references(self) -> Released {
         let (routes, clusters) = (self.held_routes, self.held_clusters);
@@ -133,7 +151,7 @@ impl TargetState {
     }
 
     /// Reads listener and routes again.
-    pub(super) fn plan(&mut self, cache: &Cache) -> Taken {
+    pub(super) fn plan(&mut self, cache: &Sources<'_>) -> Taken {
         let stage = self.read(cache);
         let same = matches!((&stage, &self.stage), (Stage::Planned(new), Stage::Planned(old)) if Arc::ptr_eq(new, old));
         self.moved |= !same;
@@ -186,7 +204,7 @@ impl TargetState {
         (value, released)
     }
 
-    fn read(&mut self, cache: &Cache) -> Stage {
+    fn read(&mut self, cache: &Sources<'_>) -> Stage {
         let listener = match cache.lookup(Kind::Listener, &self.listener) {
             Lookup::Usable { value: Resource::Listener(listener), .. } => listener,
             Lookup::Usable { .. } | Lookup::Pending => {
@@ -289,10 +307,8 @@ impl TargetState {
     }
 
     fn snapshot(&self, plan: &Plan, clusters: FxHashMap<ClusterName, Arc<ClusterConfig>>) -> Snapshot {
-        /// Of two snapshots of this process, the greater one is newer, whichever client made it.
-        static GENERATION: AtomicU64 = AtomicU64::new(1);
         Snapshot {
-            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            generation: Snapshot::next_generation(),
             listener_name: Arc::clone(&self.listener),
             http: Arc::clone(&plan.http),
             routes: Arc::clone(&plan.routes),

@@ -6,7 +6,11 @@ use crate::resource::{
     HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind, Locality, PathMatch, Received,
     Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
 };
-use crate::{cache::Said, snapshot::Snapshot};
+use crate::{
+    Bootstrap, InProcess,
+    cache::{Cache, Choice, Said},
+    snapshot::Snapshot,
+};
 use tokio::time::Instant;
 
 fn said() -> Said {
@@ -21,12 +25,21 @@ struct Room {
     watched: BTreeSet<(Kind, String)>,
 }
 
+fn subject() -> Subject {
+    Subject::Target { listener: "l".into(), authority: "shop.example".into() }
+}
+
+/// With one server.
+fn bootstrap() -> Bootstrap {
+    Bootstrap::builder().server(InProcess::new("cp").0).build().expect("one server is enough")
+}
+
 impl Room {
     /// Target `l`, which is told of each thing in turn.
     fn with(resources: &[Resource]) -> Self {
         let assembler = Assembler::default();
         let mut room = Self { cache: Cache::new("n", &[]), assembler, target: None, watched: BTreeSet::new() };
-        room.assembler.add(TargetId(1), "l".into(), "shop.example".into());
+        room.assembler.add(TargetId(1), subject());
         room.settle();
         for resource in resources {
             room.tell(resource.clone());
@@ -35,8 +48,11 @@ impl Room {
     }
 
     fn settle(&mut self) {
-        let settled = self.assembler.settle(&self.cache);
-        for (kind, needs) in Kind::ALL.into_iter().zip(settled.needs) {
+        let bootstrap = bootstrap();
+        let choice = Choice::preferred(&bootstrap.authorities);
+        let sources = Sources::new(std::slice::from_ref(&self.cache), &bootstrap.authorities, &choice);
+        let settled = self.assembler.settle(&sources);
+        for (kind, needs) in settled.needs {
             for name in needs.watch {
                 self.cache.requested(kind, &name);
                 self.watched.insert((kind, name.to_string()));
@@ -46,7 +62,8 @@ impl Room {
                 self.watched.remove(&(kind, name.to_string()));
             }
         }
-        for (_, target) in settled.publish {
+        for (_, value) in settled.publish {
+            let Value::Target(target) = value else { panic!("no resource is watched by itself") };
             self.target = Some(target);
         }
     }
@@ -300,7 +317,7 @@ fn invalid_endpoints_are_an_empty_cluster_with_a_note_that_recovers() {
 #[test]
 fn two_targets_share_a_cluster_and_the_last_one_releases_it() {
     let mut room = shop();
-    room.assembler.add(TargetId(2), "l".into(), "shop.example".into());
+    room.assembler.add(TargetId(2), subject());
     let first = room.snapshot();
     room.settle();
     let second = room.snapshot();
@@ -488,7 +505,7 @@ fn a_cluster_that_is_used_directly_as_well_is_one_subscription_and_one_value() {
 fn clusters_that_aggregate_each_other_are_forgotten_with_their_target() {
     let mut room = pair();
     room.tell(aggregate("b", "a c"));
-    room.assembler.add(TargetId(2), "l".into(), "shop.example".into());
+    room.assembler.add(TargetId(2), subject());
     room.settle();
     room.assembler.remove(TargetId(1));
     room.settle();

@@ -60,7 +60,7 @@ impl Bootstrap {
     }
 
     async fn wait_for_socket(&self, deadline: Instant) {
-        let Some(ServerAddress::Unix(path)) = self.servers.first().map(|server| &server.address) else { return };
+        let Some(ServerAddress::Unix(path)) = self.servers().next().map(|(_, server)| &server.address) else { return };
         while !path.exists() {
             if Instant::now() >= deadline {
                 tracing::warn!(socket = %path.display(), "xDS socket is not there yet; dialling goes on");

@@ -5,17 +5,19 @@
 //! are ignored, since every control plane writes some of its own; a wrong value in a known key is an error with
 //! its place. This room does NOT dial, and it does NOT know protobuf.
 
+mod authority;
 mod builder;
 mod load;
 mod parse;
 mod server;
 
-pub use builder::BootstrapBuilder;
-pub use server::ServerAddress;
-pub(crate) use server::{Feature, Server, Transport};
+pub(crate) use authority::{Authorities, AuthorityId};
+pub use builder::{Authority, BootstrapBuilder};
+pub(crate) use server::{Feature, Transport};
+pub use server::{ServerAddress, ServerId, XdsServer};
 
-use crate::resource::Invalid;
-use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, time::Duration};
+use crate::{name::percent_encode, resource::Invalid};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 /// A validated bootstrap. Two with the same servers and node share one `XdsClient`.
 ///
@@ -31,10 +33,8 @@ use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, time::Duration};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bootstrap {
-    /// At least one, in order of preference.
-    pub(crate) servers: Vec<Server>,
+    pub(crate) authorities: Authorities,
     pub(crate) node: Node,
-    listener_template: String,
     /// Names of `certificate_providers`: a TLS context may refer to no others (A29).
     pub(crate) certificate_providers: BTreeSet<String>,
     pub(crate) transport: TransportOptions,
@@ -60,16 +60,12 @@ impl Node {
         &["envoy.lb.does_not_support_overprovisioning", "xds.config.resource-in-sotw"];
 }
 
-/// A57's does-not-exist timer, and A88's for servers whose timer is transient.
-const DOES_NOT_EXIST: Duration = Duration::from_secs(15);
-const TRANSIENT: Duration = Duration::from_secs(30);
-
 /// What the JSON has no words for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TransportOptions {
     pub(crate) max_message_size: usize,
     pub(crate) connect_timeout: Duration,
-    /// `None`: what the preferred server's features call for.
+    /// `None`: what a server's features call for.
     pub(crate) resource_timeout: Option<Duration>,
 }
 
@@ -120,31 +116,21 @@ impl Bootstrap {
         self
     }
 
-    pub(crate) fn resource_timeout(&self) -> Duration {
-        let transient = self.features().contains(&Feature::ResourceTimerIsTransient);
-        let usual = if transient { TRANSIENT } else { DOES_NOT_EXIST };
-        self.transport.resource_timeout.unwrap_or(usual)
+    /// Every server, each once.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = (ServerId, &XdsServer)> {
+        self.authorities.servers()
     }
 
-    /// The preferred server, for people.
-    pub(crate) fn server_name(&self) -> String {
-        self.servers.first().map(|server| server.address.to_string()).unwrap_or_default()
-    }
-
-    /// Which variant of ADS the preferred server speaks.
-    pub(crate) fn transport(&self) -> Transport {
-        self.servers.first().map_or(Transport::Sotw, Server::transport)
-    }
-
-    /// What the preferred server is known to do.
-    pub(crate) fn features(&self) -> &[Feature] {
-        self.servers.first().map(|server| server.features.as_slice()).unwrap_or_default()
+    /// A server as the bootstrap names it.
+    pub(crate) fn server_name(&self, id: ServerId) -> String {
+        self.authorities.server(id).map(ToString::to_string).unwrap_or_default()
     }
 
     /// Whether one client can serve both: all but what only names listeners.
     pub(crate) fn is_same_client(&self, other: &Self) -> bool {
-        (&self.servers, &self.node, &self.certificate_providers, &self.transport)
-            == (&other.servers, &other.node, &other.certificate_providers, &other.transport)
+        self.authorities.is_same_client(&other.authorities)
+            && (&self.node, &self.certificate_providers, &self.transport)
+                == (&other.node, &other.certificate_providers, &other.transport)
     }
 
     /// The node id, which every error text carries.
@@ -156,9 +142,14 @@ impl Bootstrap {
     ///
     /// "`%s` is percent-encoded only when the template starts with `xdstp:`; `/` is left alone" - A47.
     pub fn listener_name(&self, target: &str) -> String {
-        let target =
-            if self.listener_template.starts_with("xdstp:") { percent_encode(target) } else { Cow::Borrowed(target) };
-        self.listener_template.replace("%s", &target)
+        // The top level is always there.
+        self.authorities.listener_name(None, target).unwrap_or_default()
+    }
+
+    /// The same for a target with an authority, `xds://authority/target` (`authorities[..]`,
+    /// `client_listener_resource_name_template`). `None` when the bootstrap does not have that authority.
+    pub fn listener_name_at(&self, authority: &str, target: &str) -> Option<String> {
+        self.authorities.listener_name(Some(authority), target)
     }
 }
 
@@ -188,23 +179,6 @@ pub enum BootstrapError {
     /// The content is wrong.
     #[error("xDS bootstrap: {0}")]
     Invalid(Invalid),
-}
-
-/// RFC 3986 path characters stay; everything else becomes `%XX`.
-fn percent_encode(text: &str) -> Cow<'_, str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte);
-    if text.bytes().all(plain) {
-        return Cow::Borrowed(text);
-    }
-    let mut encoded = String::with_capacity(text.len() + 8);
-    for byte in text.bytes() {
-        if plain(byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    Cow::Owned(encoded)
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 //! tolerated (unknown keys, `null`, entries of other types in `server_features`) and a mistake is named with its
 //! path. It does NOT look at keys of features that do not exist here yet.
 
-use super::{Bootstrap, Feature, Node, Server, ServerAddress, TransportOptions};
+use super::{
+    Bootstrap, Node, ServerAddress, TransportOptions, XdsServer,
+    authority::{Authorities, Entry},
+};
 use crate::resource::Invalid;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -14,14 +17,10 @@ type Object = Map<String, Value>;
 pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
     let root: Value = serde_json::from_str(json).map_err(|error| Invalid::new(format!("not JSON: {error}")))?;
     let Value::Object(root) = root else { return Err(Invalid::new("must be a JSON object")) };
-    let servers = match present(&root, "xds_servers") {
-        Some(Value::Array(entries)) if !entries.is_empty() => entries
-            .iter()
-            .enumerate()
-            .map(|(index, entry)| server(entry).map_err(|invalid| invalid.at(index, "xds_servers")))
-            .collect::<Result<_, _>>()?,
-        _ => return Err(Invalid::new("must be a list of at least one server").within("xds_servers")),
-    };
+    let servers = servers(&root)?;
+    if servers.is_empty() {
+        return Err(Invalid::new("must be a list of at least one server").within("xds_servers"));
+    }
     let node = match present(&root, "node") {
         None => Node::default(),
         Some(node_value) => node(node_value).map_err(|invalid| invalid.within("node"))?,
@@ -37,16 +36,35 @@ pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
             providers.keys().cloned().collect()
         }
     };
-    Ok(Bootstrap {
-        servers,
-        node,
-        listener_template: template.to_owned(),
-        certificate_providers: providers,
-        transport: TransportOptions::default(),
-    })
+    let mut authorities = Authorities::new(servers, template.to_owned());
+    if let Some(value) = present(&root, "authorities") {
+        for (name, value) in object(value).map_err(|invalid| invalid.within("authorities"))? {
+            let added = authority(value).and_then(|entry| authorities.add(name, entry));
+            added.map_err(|invalid| invalid.within(&format!("authorities[{name:?}]")))?;
+        }
+    }
+    Ok(Bootstrap { authorities, node, certificate_providers: providers, transport: TransportOptions::default() })
 }
 
-fn server(entry: &Value) -> Result<Server, Invalid> {
+fn authority(value: &Value) -> Result<Entry, Invalid> {
+    let value = object(value)?;
+    let template = string(value, "client_listener_resource_name_template")?;
+    let template = Some(template).filter(|template| !template.is_empty()).map(str::to_owned);
+    Ok(Entry { servers: servers(value)?, template })
+}
+
+/// `xds_servers`; none when absent.
+fn servers(parent: &Object) -> Result<Vec<XdsServer>, Invalid> {
+    let entries = match present(parent, "xds_servers") {
+        Some(Value::Array(entries)) => entries.as_slice(),
+        None => &[],
+        Some(_) => return Err(Invalid::new("must be a list of at least one server").within("xds_servers")),
+    };
+    let read = |(index, entry)| server(entry).map_err(|invalid| invalid.at(index, "xds_servers"));
+    entries.iter().enumerate().map(read).collect()
+}
+
+fn server(entry: &Value) -> Result<XdsServer, Invalid> {
     let entry = object(entry)?;
     let address = match string(entry, "server_uri")? {
         "" => Err(Invalid::new("must not be empty")),
@@ -55,12 +73,12 @@ fn server(entry: &Value) -> Result<Server, Invalid> {
     .map_err(|invalid| invalid.within("server_uri"))?;
     channel_creds(present(entry, "channel_creds")).map_err(|invalid| invalid.within("channel_creds"))?;
     let features = match present(entry, "server_features") {
-        // "entries of any JSON type it does not know are skipped" - A30.
-        Some(Value::Array(entries)) => entries.iter().filter_map(Value::as_str).filter_map(Feature::parse).collect(),
-        None => Vec::new(),
+        Some(Value::Array(entries)) => entries.as_slice(),
+        None => &[],
         Some(_) => return Err(Invalid::new("must be a list").within("server_features")),
     };
-    Ok(Server { address, features })
+    // "entries of any JSON type it does not know are skipped" - A30.
+    Ok(features.iter().filter_map(Value::as_str).fold(XdsServer::new(address), XdsServer::feature))
 }
 
 /// "first supported type wins" - A27. The one that is supported is plaintext.

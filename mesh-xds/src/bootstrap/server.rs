@@ -3,20 +3,77 @@
 //! `server_uri` comes in many spellings (gRPC name syntax, plain `host:port`, URLs); all of them end up as one of
 //! four kinds of address. Names stay names: they are looked up at every dial, NOT here.
 
+use super::TransportOptions;
 use crate::{in_process::InProcess, resource::Invalid};
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-/// One control plane.
+/// A57's does-not-exist timer, and A88's for servers whose timer is transient.
+const DOES_NOT_EXIST: Duration = Duration::from_secs(15);
+const TRANSIENT: Duration = Duration::from_secs(30);
+
+/// One control plane: where it is, what it is known to do, and how to speak with it.
+///
+/// ```
+/// use mesh_xds::{Bootstrap, ServerAddress, XdsServer};
+/// let server = XdsServer::new(ServerAddress::parse("127.0.0.1:18000").unwrap()).delta().feature("fail_on_data_errors");
+/// let bootstrap = Bootstrap::builder().server(server).build()?;
+/// # Ok::<(), mesh_xds::BootstrapError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Server {
+#[must_use]
+pub struct XdsServer {
     pub(crate) address: ServerAddress,
     pub(crate) features: Vec<Feature>,
 }
 
-impl Server {
+impl XdsServer {
+    /// A control plane at `address`, which speaks SotW ADS, in plaintext.
+    pub fn new(address: impl Into<ServerAddress>) -> Self {
+        Self { address: address.into(), features: Vec::new() }
+    }
+
+    /// Speaks delta (incremental) ADS with it. In a bootstrap file: `"server_features": ["delta_ads"]`.
+    pub fn delta(self) -> Self {
+        self.feature("delta_ads")
+    }
+
+    /// A `server_features` entry. Those that mean nothing here are ignored, as in the JSON.
+    pub fn feature(mut self, feature: &str) -> Self {
+        self.features.extend(Feature::parse(feature).filter(|known| !self.features.contains(known)));
+        self
+    }
+
     /// Which variant of ADS it speaks.
     pub(crate) fn transport(&self) -> Transport {
         if self.features.contains(&Feature::DeltaAds) { Transport::Delta } else { Transport::Sotw }
+    }
+
+    pub(crate) fn resource_timeout(&self, options: &TransportOptions) -> Duration {
+        let transient = self.features.contains(&Feature::ResourceTimerIsTransient);
+        let usual = if transient { TRANSIENT } else { DOES_NOT_EXIST };
+        options.resource_timeout.unwrap_or(usual)
+    }
+}
+
+impl<A: Into<ServerAddress>> From<A> for XdsServer {
+    fn from(address: A) -> Self {
+        Self::new(address)
+    }
+}
+
+impl fmt::Display for XdsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+/// Names a server within one bootstrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerId(pub(super) u16);
+
+impl ServerId {
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
     }
 }
 

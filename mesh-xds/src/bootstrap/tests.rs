@@ -14,6 +14,10 @@ fn with_server(server: &str) -> Result<Bootstrap, BootstrapError> {
     Bootstrap::parse(&format!(r#"{{"xds_servers":[{server}]}}"#))
 }
 
+fn first(bootstrap: &Bootstrap) -> &XdsServer {
+    bootstrap.servers().next().expect("every bootstrap has a server").1
+}
+
 fn mistake(json: &str) -> String {
     match Bootstrap::parse(json) {
         Err(BootstrapError::Invalid(invalid)) => invalid.to_string(),
@@ -25,7 +29,7 @@ fn mistake(json: &str) -> String {
 fn istio_agents_bootstrap_parses_with_its_metadata_verbatim() {
     let bootstrap = Bootstrap::parse(ISTIO).unwrap();
     assert_eq!(bootstrap.node_id(), "sidecar~10.0.0.7~pod.ns~ns.svc.cluster.local");
-    assert_eq!(bootstrap.servers[0].address, ServerAddress::Unix(PathBuf::from("/etc/istio/proxy/XDS")));
+    assert_eq!(first(&bootstrap).address, ServerAddress::Unix(PathBuf::from("/etc/istio/proxy/XDS")));
     assert_eq!(bootstrap.node.metadata["PROXY_CONFIG"]["concurrency"], 2);
     assert!(bootstrap.node.metadata["LABELS"]["a"].is_null());
     assert_eq!(bootstrap.listener_name("a:80"), "a:80");
@@ -90,7 +94,7 @@ fn the_first_supported_credential_type_wins() {
 fn server_features_of_unknown_types_are_skipped() {
     let json = r#"{"server_uri":"a:1","channel_creds":[{"type":"insecure"}],
         "server_features":["xds_v3",{"x":1},7,"unknown","fail_on_data_errors"]}"#;
-    assert_eq!(with_server(json).unwrap().servers[0].features, [Feature::FailOnDataErrors]);
+    assert_eq!(first(&with_server(json).unwrap()).features, [Feature::FailOnDataErrors]);
 }
 
 #[test]
@@ -134,6 +138,6 @@ fn a_server_speaks_sotw_unless_it_is_said_to_speak_delta() {
     let creds = r#""channel_creds":[{"type":"insecure"}]"#;
     for (features, transport) in [(r#"["xds_v3"]"#, Transport::Sotw), (r#"["xds_v3","delta_ads"]"#, Transport::Delta)] {
         let server = format!(r#"{{"server_uri":"a:1",{creds},"server_features":{features}}}"#);
-        assert_eq!(with_server(&server).unwrap().transport(), transport, "{features}");
+        assert_eq!(first(&with_server(&server).unwrap()).transport(), transport, "{features}");
     }
 }

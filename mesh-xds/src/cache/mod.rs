@@ -10,6 +10,10 @@
 //! Whether a good value survives an error is decided here and nowhere else. The cache does NOT know who needs a
 //! resource, and does NOT fetch any.
 
+mod sources;
+
+pub(crate) use sources::{Choice, Sources};
+
 use crate::{
     bootstrap::Feature,
     resource::{ByKind, IgnoredField, Kind, Received, ReportedError, Resource},
@@ -103,7 +107,7 @@ pub(crate) struct Change {
 
 impl Cache {
     pub(crate) fn new(node_id: &str, features: &[Feature]) -> Self {
-        Self { entries: Default::default(), node_id: node_id.into(), features: features.to_vec(), unreachable: None }
+        Self { entries: ByKind::default(), node_id: node_id.into(), features: features.to_vec(), unreachable: None }
     }
 
     /// A resource was subscribed. What is already known about it, is kept.
@@ -267,7 +271,6 @@ impl Cache {
         for (kind, entries) in self.entries.iter() {
             all.extend(entries.iter().map(|(name, entry)| entry.status(kind, name, server, clock)));
         }
-        all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         all
     }
 

@@ -10,16 +10,24 @@ mod complaints;
 mod core;
 mod driver;
 mod registry;
+mod resource_watch;
+mod servers;
+mod watches;
+
+pub use resource_watch::{ResourceUpdate, ResourceWatch};
 
 use crate::{
-    Bootstrap,
+    Bootstrap, XdsServer,
+    assemble::{Found, Subject},
     bootstrap::Node,
     cache::Cache,
     load::LoadReports,
+    name,
+    resource::Watchable,
     snapshot::Target,
     status::{Clock, NodeStatus, ServerStatus, Status, StreamState},
 };
-use driver::{Command, Driver, WatchId};
+use driver::{Command, Driver};
 use rustc_hash::FxHashSet;
 use std::{
     fmt,
@@ -32,6 +40,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
 };
+use watches::{WatchId, Watcher};
 
 /// A client of the bootstrap's control plane. Clones are the same client; it ends with the last clone and watch.
 ///
@@ -72,15 +81,26 @@ impl TargetName {
     pub fn new(listener: impl Into<Arc<str>>, authority: impl Into<Arc<str>>) -> Self {
         Self { listener: listener.into(), authority: authority.into() }
     }
+
+    /// What is matched against the domains of the virtual hosts.
+    pub fn authority(&self) -> &Arc<str> {
+        &self.authority
+    }
+
+    fn subject(&self) -> Subject {
+        let listener = name::canonical(&self.listener).into();
+        Subject::Target { listener, authority: Arc::clone(&self.authority) }
+    }
 }
 
 /// What the driver writes and `status()` reads. Held by the driver for one turn, never across an await.
 #[derive(Debug)]
 struct Shared {
-    cache: Cache,
-    stream: StreamState,
-    /// Targets of which more is ACKed than was published.
-    behind: FxHashSet<TargetName>,
+    /// By server.
+    caches: Vec<Cache>,
+    streams: Vec<StreamState>,
+    /// What more is ACKed of than was published.
+    behind: FxHashSet<Subject>,
 }
 
 struct Inner {
@@ -106,8 +126,12 @@ impl XdsClient {
     /// A client of its own whose tasks run on `runtime`: for tests with a paused clock. Not shared.
     pub fn connect_on(runtime: &Handle, bootstrap: impl Into<Arc<Bootstrap>>) -> Self {
         let bootstrap: Arc<Bootstrap> = bootstrap.into();
-        let cache = Cache::new(bootstrap.node_id(), bootstrap.features());
-        let shared = Arc::new(Mutex::new(Shared { cache, stream: StreamState::Idle, behind: FxHashSet::default() }));
+        let cache = |server: &XdsServer| Cache::new(bootstrap.node_id(), &server.features);
+        let shared = Arc::new(Mutex::new(Shared {
+            caches: bootstrap.servers().map(|(_, server)| cache(server)).collect(),
+            streams: bootstrap.servers().map(|_| StreamState::Idle).collect(),
+            behind: FxHashSet::default(),
+        }));
         // Unbounded: an entry for each watch made or dropped, which no driver can be too slow for; closed by the
         // last handle, which ends the driver.
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -119,24 +143,41 @@ impl XdsClient {
 
     /// Watches a target. Watchers of the same target share its subscriptions and its assembly.
     pub fn watch(&self, target: TargetName) -> TargetWatch {
-        let id = WatchId(self.0.next_watch.fetch_add(1, Ordering::Relaxed));
         let missing = format!("waiting for Listener {:?}", target.listener).into();
-        // Latest wins: a reader that is slow sees only the newest value.
         let (sender, values) = watch::channel(Target::Pending { missing });
-        self.0.tell(Command::Watch { id, target: target.clone(), sender });
-        TargetWatch { id, target, values, client: self.clone() }
+        let subject = target.subject();
+        let id = self.start(subject.clone(), Watcher::Target(sender));
+        TargetWatch { id, subject, values, client: self.clone() }
     }
 
-    /// How the stream and every subscribed resource are.
+    /// Watches one resource by itself, of any type: what it refers to is not followed.
+    ///
+    /// An `xdstp:` name is asked for at the servers of its authority; when the bootstrap has no such authority the
+    /// resource has failed, and nobody is asked.
+    pub fn watch_resource<T: Watchable>(&self, name: &str) -> ResourceWatch<T> {
+        let (sender, values) = watch::channel(Found::Pending);
+        let subject = Subject::Resource(T::kind(), name::canonical(name).into());
+        ResourceWatch::new(self.start(subject, Watcher::Resource(sender)), values, self.clone())
+    }
+
+    fn start(&self, subject: Subject, watcher: Watcher) -> WatchId {
+        let id = WatchId(self.0.next_watch.fetch_add(1, Ordering::Relaxed));
+        self.0.tell(Command::Watch { id, subject, watcher });
+        id
+    }
+
+    /// How each stream and every subscribed resource are.
     pub fn status(&self) -> Status {
         let shared = lock(&self.0.shared);
-        let server = self.0.bootstrap.server_name();
-        Status {
-            node_id: self.node_id().to_owned(),
-            node: NodeStatus::of(self.node()),
-            resources: shared.cache.status(&server.as_str().into(), &Clock::now()),
-            servers: vec![ServerStatus { server, state: shared.stream.clone() }],
-        }
+        let clock = Clock::now();
+        let names: Vec<Arc<str>> = self.0.bootstrap.servers().map(|(_, server)| server.to_string().into()).collect();
+        let of = |(cache, name): (&Cache, &Arc<str>)| cache.status(name, &clock);
+        let mut resources: Vec<_> = shared.caches.iter().zip(&names).flat_map(of).collect();
+        resources.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        let state =
+            |(name, state): (&Arc<str>, &StreamState)| ServerStatus { server: name.to_string(), state: state.clone() };
+        let servers = names.iter().zip(&shared.streams).map(state).collect();
+        Status { node_id: self.node_id().to_owned(), node: NodeStatus::of(self.node()), servers, resources }
     }
 
     /// Where whoever carries calls counts them, for clusters that report their load (LRS).
@@ -209,7 +250,7 @@ impl fmt::Debug for XdsClient {
 #[derive(Debug)]
 pub struct TargetWatch {
     id: WatchId,
-    target: TargetName,
+    subject: Subject,
     values: watch::Receiver<Target>,
     client: XdsClient,
 }
@@ -225,7 +266,7 @@ impl TargetWatch {
     ///
     /// After `false`, `current` has everything that an earlier `status` showed.
     pub fn is_behind(&self) -> bool {
-        lock(&self.client.0.shared).behind.contains(&self.target)
+        lock(&self.client.0.shared).behind.contains(&self.subject)
     }
 
     /// Waits for a value that [`TargetWatch::changed`] has not returned yet; values in between may be skipped.

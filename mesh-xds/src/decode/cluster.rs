@@ -8,6 +8,7 @@ use super::{
     scope::Scope,
     tls::transport_socket,
 };
+use crate::name::{canonical, canonical_string};
 use crate::resource::{Cluster, ClusterLoadAssignment, ClusterName, Discovery, HttpProtocol, Invalid};
 use envoy_types::pb::{
     envoy::{
@@ -51,7 +52,7 @@ pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Clu
         None => None,
     };
     let connect_timeout = optional_duration(cluster.connect_timeout, "connect_timeout", scope)?;
-    let name = ClusterName::new(cluster.name.as_str());
+    let name = ClusterName::new(canonical(&cluster.name));
     Ok(Cluster {
         name,
         discovery: discovery(cluster, scope)?,
@@ -95,7 +96,7 @@ fn eds(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, Invalid
         ads_or_self(config.eds_config.as_ref(), "eds_config", scope)?;
         // "CDS resource with an xdstp: name and type EDS must set service_name" - A47
         match (config.service_name.is_empty(), cluster.name.starts_with("xdstp:")) {
-            (false, _) => Ok(Discovery::Eds { service_name: config.service_name }),
+            (false, _) => Ok(Discovery::Eds { service_name: canonical_string(config.service_name) }),
             (true, false) => Ok(Discovery::Eds { service_name: cluster.name }),
             (true, true) => Err(scope.invalid_at("service_name", "must be set: the cluster has an xdstp name")),
         }
@@ -163,7 +164,7 @@ fn aggregate(custom: &CustomClusterType, scope: &mut Scope<'_>) -> Result<Discov
         if config.clusters.is_empty() {
             return Err(scope.invalid_at("clusters", "must not be empty"));
         }
-        Ok(Discovery::Aggregate(config.clusters.into_iter().map(ClusterName::new).collect()))
+        Ok(Discovery::Aggregate(config.clusters.iter().map(|name| ClusterName::new(canonical(name))).collect()))
     })
 }
 

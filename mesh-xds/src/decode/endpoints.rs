@@ -7,6 +7,7 @@ use super::{
     basics::{EndpointAddress, endpoint_address, fraction, unpack},
     scope::Scope,
 };
+use crate::name::canonical_string;
 use crate::resource::{
     Addresses, ClusterLoadAssignment, DropOverload, Endpoint, Health, Invalid, Locality, LocalityId, Millionths,
 };
@@ -71,7 +72,11 @@ fn load_assignment(
         Some(policy) => scope.within("policy", |scope| drop_overloads(policy, scope))?,
         None => Vec::new(),
     };
-    Ok(ClusterLoadAssignment { name: assignment.cluster_name, priorities: priorities.contiguous(scope)?, drops })
+    Ok(ClusterLoadAssignment {
+        name: canonical_string(assignment.cluster_name),
+        priorities: priorities.contiguous(scope)?,
+        drops,
+    })
 }
 
 // === Priorities ===

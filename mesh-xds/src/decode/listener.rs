@@ -6,6 +6,7 @@ use super::{
     route::route_config,
     scope::Scope,
 };
+use crate::name::canonical_string;
 use crate::resource::{HttpConnectionManager, Invalid, Listener, ListenerKind, RouteSource};
 use envoy_types::pb::envoy::{
     config::listener::v3 as pb,
@@ -37,7 +38,7 @@ pub(super) fn listener(listener: pb::Listener, scope: &mut Scope<'_>) -> Result<
         }
         None => return Err(scope.invalid("neither api_listener nor address is set")),
     };
-    Ok(Listener { name: listener.name, kind })
+    Ok(Listener { name: canonical_string(listener.name), kind })
 }
 
 fn connection_manager(manager: Hcm, scope: &mut Scope<'_>) -> Result<HttpConnectionManager, Invalid> {
@@ -84,7 +85,7 @@ fn rds_source(rds: hcm::Rds, scope: &mut Scope<'_>) -> Result<RouteSource, Inval
     if rds.route_config_name.is_empty() {
         return Err(scope.invalid_at("route_config_name", "must not be empty"));
     }
-    Ok(RouteSource::Rds(rds.route_config_name))
+    Ok(RouteSource::Rds(canonical_string(rds.route_config_name)))
 }
 
 /// An `api_listener` listens nowhere.

@@ -26,6 +26,7 @@ mod wrapper;
 pub use reuse::reuse;
 pub(crate) use wrapper::Wrapped;
 
+use crate::name::{canonical, canonical_string};
 use crate::resource::{Invalid, Kind, Received, Resource};
 use basics::type_name;
 use bytes::Bytes;
@@ -172,7 +173,8 @@ fn decode_as<M: Message + Default>(
         Ok(message) => message,
         Err(error) => return refused(known_as, raw, Invalid::new(format!("malformed protobuf: {error}"))),
     };
-    let name = Some(name(&message).clone()).filter(|name| !name.is_empty()).or(known_as);
+    let name = Some(name(&message).as_str()).filter(|name| !name.is_empty()).or(known_as.as_deref());
+    let name = name.map(|name| canonical(name).into_owned());
     let mut scope = Scope::new(context);
     let value = validate(message, &mut scope);
     Received { name, value, version: None, ignored: scope.into_ignored(), raw: raw.clone() }
@@ -180,6 +182,6 @@ fn decode_as<M: Message + Default>(
 
 /// A resource that cannot be used.
 pub(crate) fn refused(name: Option<String>, raw: &Bytes, invalid: Invalid) -> Received {
-    let name = name.filter(|name| !name.is_empty());
+    let name = name.filter(|name| !name.is_empty()).map(canonical_string);
     Received { name, value: Err(invalid), version: None, ignored: Vec::new(), raw: raw.clone() }
 }

@@ -10,6 +10,7 @@ use super::{
     retry::retry_policy,
     scope::Scope,
 };
+use crate::name::{canonical, canonical_string};
 use crate::resource::{
     ClusterName, ClusterSpecifier, Domain, Forward, Invalid, PathMatch, RetryPolicy, Route, RouteAction, RouteConfig,
     RouteMatch, VirtualHost, WeightedCluster,
@@ -60,7 +61,7 @@ pub(super) fn route_config(config: pb::RouteConfiguration, scope: &mut Scope<'_>
     for (index, host) in config.virtual_hosts.into_iter().enumerate() {
         virtual_hosts.push(Arc::new(scope.at("virtual_hosts", index, |scope| virtual_host(host, scope))?));
     }
-    Ok(RouteConfig { name: config.name, virtual_hosts })
+    Ok(RouteConfig { name: canonical_string(config.name), virtual_hosts })
 }
 
 // === Virtual host ===
@@ -252,7 +253,7 @@ fn cluster_specifier(
     // "Not NACK, route silently dropped: cluster specifier unset/unknown/cluster_header" - A28
     let skipped = match specifier {
         Some(Pb::Cluster(name)) if name.is_empty() => return Err(scope.invalid_at("cluster", "must not be empty")),
-        Some(Pb::Cluster(name)) => return Ok(Some(ClusterSpecifier::Cluster(ClusterName::new(name)))),
+        Some(Pb::Cluster(name)) => return Ok(Some(ClusterSpecifier::Cluster(ClusterName::new(canonical(&name))))),
         Some(Pb::WeightedClusters(clusters)) => {
             return scope.within("weighted_clusters", |scope| weighted_clusters(clusters, scope));
         }
@@ -292,7 +293,7 @@ fn weighted_clusters(
         let weight = share.weight.map_or(0, |weight| weight.value);
         sum += u64::from(weight);
         if weight > 0 {
-            clusters.push(WeightedCluster { name: ClusterName::new(share.name), weight });
+            clusters.push(WeightedCluster { name: ClusterName::new(canonical(&share.name)), weight });
         }
     }
     match sum {

@@ -16,7 +16,7 @@ mod stream;
 pub use store::{CallLoad, DropLoad, LocalityLoad};
 
 use crate::{
-    Bootstrap, ResolvedCluster,
+    Bootstrap, ResolvedCluster, ServerId,
     resource::{Discovery, LocalityId},
 };
 use std::{
@@ -42,8 +42,8 @@ pub struct ClusterLoad {
 
 impl LoadReports {
     pub(crate) fn new(bootstrap: &Arc<Bootstrap>, runtime: &Handle) -> Self {
-        let reporter = |server| Arc::new(Reporter::new(Arc::clone(bootstrap), server, runtime.clone()));
-        Self { servers: (0..bootstrap.servers.len()).map(reporter).collect() }
+        let reporter = |(server, _)| Arc::new(Reporter::new(Arc::clone(bootstrap), server, runtime.clone()));
+        Self { servers: bootstrap.servers().map(reporter).collect() }
     }
 
     /// Begins to report a cluster, if its resource asks for that. Handles for equal clusters count together.
@@ -51,7 +51,7 @@ impl LoadReports {
         let cluster = &resolved.cluster;
         let reporting = cluster.load_reporting.clone()?;
         // `lrs_server` is `self`: the server that the Cluster came from.
-        let reporter = Arc::clone(self.servers.first()?);
+        let reporter = Arc::clone(self.servers.get(resolved.server?.index())?);
         let service = match &cluster.discovery {
             // As it stands in the resource: left out there, left out here.
             Discovery::Eds { service_name } if service_name != cluster.name.as_str() => {
@@ -107,7 +107,7 @@ impl fmt::Debug for ClusterLoad {
 struct Reporter {
     bootstrap: Arc<Bootstrap>,
     /// Index into the bootstrap's list.
-    server: usize,
+    server: ServerId,
     runtime: Handle,
     books: Mutex<Books>,
     state: watch::Sender<State>,
@@ -126,7 +126,7 @@ struct State {
 }
 
 impl Reporter {
-    fn new(bootstrap: Arc<Bootstrap>, server: usize, runtime: Handle) -> Self {
+    fn new(bootstrap: Arc<Bootstrap>, server: ServerId, runtime: Handle) -> Self {
         Self { bootstrap, server, runtime, books: Mutex::default(), state: watch::Sender::new(State::default()) }
     }
 

@@ -91,7 +91,7 @@ async fn streams(reporter: &Reporter) {
             }
             End::Failed(cause) => (cause, backoff.failed(fastrand::f64())),
         };
-        let server = reporter.bootstrap.server_name();
+        let server = reporter.bootstrap.server_name(reporter.server);
         tracing::info!(%server, %cause, ?delay, "LRS stream down: load is reported later");
         let pause = pin!(sleep(delay));
         // Counts are kept meanwhile. Whoever wants them flushed is not kept waiting: there is nowhere to send them.
@@ -104,7 +104,7 @@ async fn streams(reporter: &Reporter) {
 }
 
 async fn one_stream(reporter: &Reporter) -> End {
-    let Some(server) = reporter.bootstrap.servers.get(reporter.server) else {
+    let Some(server) = reporter.bootstrap.authorities.server(reporter.server) else {
         return End::Failed("the bootstrap has no such server".to_owned());
     };
     let connection = tokio::select! {

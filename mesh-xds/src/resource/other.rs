@@ -4,6 +4,7 @@
 //! watched one by one.
 
 use super::{Cluster, ClusterLoadAssignment, Invalid, Kind, Listener, Resource, RouteConfig};
+use crate::name::canonical_string;
 use std::{any::Any, cmp::Ordering, fmt, hash, sync::Arc};
 
 /// A type of resource of a user's own.
@@ -18,15 +19,14 @@ use std::{any::Any, cmp::Ordering, fmt, hash, sync::Arc};
 /// impl ResourceType for Quota {
 ///     const TYPE_URL: &'static str = "type.googleapis.com/example.Quota";
 ///
-///     fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
-///         let text = std::str::from_utf8(bytes).map_err(|error| Invalid::new(error.to_string()))?;
-///         let (name, limit) = text.split_once('=').ok_or_else(|| Invalid::new("not name=limit"))?;
-///         let limit = limit.parse().map_err(|_| Invalid::new("not a number").within("limit"))?;
-///         Ok(Self { name: name.to_owned(), limit })
+///     fn name(bytes: &[u8]) -> Option<String> {
+///         std::str::from_utf8(bytes).ok()?.split_once('=').map(|(name, _)| name.to_owned())
 ///     }
 ///
-///     fn name(&self) -> Option<&str> {
-///         Some(&self.name)
+///     fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+///         let name = Self::name(bytes).ok_or_else(|| Invalid::new("not name=limit"))?;
+///         let limit = std::str::from_utf8(&bytes[name.len() + 1..]).ok().and_then(|limit| limit.parse().ok());
+///         Ok(Self { name, limit: limit.ok_or_else(|| Invalid::new("not a number").within("limit"))? })
 ///     }
 /// }
 /// assert_eq!(Quota::decode(b"a=7").map(|quota| quota.limit), Ok(7));
@@ -35,14 +35,15 @@ pub trait ResourceType: PartialEq + fmt::Debug + Send + Sync + Sized + 'static {
     /// Says what the resource is on the wire, with `type.googleapis.com/`.
     const TYPE_URL: &'static str;
 
+    /// The name that the bytes have, also if they are wrong in other ways: it is what a NACK can call them. Without one
+    /// a resource is known by the `envoy.service.discovery.v3.Resource` that wraps it.
+    fn name(bytes: &[u8]) -> Option<String>;
+
     /// Reads and validates a resource.
     ///
     /// # Errors
     /// What is wrong and where: the resource is NACKed with it, and the last good one stays in use.
     fn decode(bytes: &[u8]) -> Result<Self, Invalid>;
-
-    /// The name in the resource. Without one it is known by the `envoy.service.discovery.v3.Resource` that wraps it.
-    fn name(&self) -> Option<&str>;
 }
 
 /// What can be watched by itself: every [`ResourceType`], and [`Listener`], [`RouteConfig`], [`Cluster`] and
@@ -101,11 +102,11 @@ pub struct OtherType(&'static Table);
 
 struct Table {
     type_url: &'static str,
-    decode: fn(&[u8]) -> Result<Decoded, Invalid>,
+    name: fn(&[u8]) -> Option<String>,
+    decode: Decode,
 }
 
-/// A value, and its name if it says one.
-type Decoded = (Option<String>, Arc<dyn Value>);
+type Decode = fn(&[u8]) -> Result<Arc<dyn Value>, Invalid>;
 
 /// Where the table of a type lives.
 struct Vtable<T>(T);
@@ -113,9 +114,10 @@ struct Vtable<T>(T);
 impl<T: ResourceType> Vtable<T> {
     const TABLE: &'static Table = &Table {
         type_url: T::TYPE_URL,
+        name: T::name,
         decode: |bytes| {
-            let value = T::decode(bytes)?;
-            Ok((value.name().map(str::to_owned), Arc::new(value)))
+            let value: Arc<dyn Value> = Arc::new(T::decode(bytes)?);
+            Ok(value)
         },
     };
 }
@@ -128,14 +130,13 @@ impl OtherType {
 
     /// Decodes a resource that is known as `known_as`, unless it says otherwise. Returns its name besides.
     pub(crate) fn decode(self, bytes: &[u8], known_as: Option<String>) -> (Option<String>, Result<Resource, Invalid>) {
-        match (self.0.decode)(bytes) {
-            Ok((name, value)) => {
-                let name = name.filter(|name| !name.is_empty()).or(known_as);
-                let shown = name.clone().unwrap_or_default();
-                (name, Ok(Resource::Other(OtherResource { kind: self, name: shown, value })))
-            }
-            Err(invalid) => (known_as, Err(invalid)),
-        }
+        let name = (self.0.name)(bytes).filter(|name| !name.is_empty()).or(known_as).map(canonical_string);
+        let resource = |value| {
+            let name = name.clone().unwrap_or_default();
+            Resource::Other(OtherResource { kind: self, name, value })
+        };
+        let decoded = (self.0.decode)(bytes).map(resource);
+        (name, decoded)
     }
 }
 

@@ -70,8 +70,8 @@ fn resolved(lb_policy: LbPolicy, transport_socket: TransportSocket, endpoints: C
         connect_timeout: None,
     };
     let (cluster, endpoints) = (Arc::new(cluster), Arc::new(endpoints));
-    let leaf = Arc::new(ResolvedCluster { cluster, endpoints, note: None });
-    ClusterConfig { name, state: Ok(Leaves::one(leaf)) }
+    let leaf = Arc::new(ResolvedCluster { cluster, server: None, endpoints, note: None });
+    ClusterConfig { name, server: None, state: Ok(Leaves::one(leaf)) }
 }
 
 /// A leaf with a policy of its own, and `TransportSocket::Unsupported` if its name ends in `!`.
@@ -128,7 +128,7 @@ impl Script {
     /// An aggregate of these leaves.
     fn aggregate(&mut self, leaves: &[&Arc<ResolvedCluster>]) -> &mut Self {
         let leaves = Leaves::new(leaves.iter().map(|&leaf| Arc::clone(leaf))).expect("at least one");
-        self.configure(ClusterConfig { name: "c".into(), state: Ok(leaves) })
+        self.configure(ClusterConfig { name: "c".into(), server: None, state: Ok(leaves) })
     }
 
     fn configure(&mut self, config: ClusterConfig) -> &mut Self {

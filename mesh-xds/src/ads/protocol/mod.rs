@@ -236,6 +236,11 @@ impl Protocol {
         self.names.iter().any(|(_, names)| !names.is_empty())
     }
 
+    /// Whether somebody needs what is subscribed: a name that lingers is none.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.names.iter().any(|(_, names)| names.is_wanted())
+    }
+
     /// What has to be sent, in order.
     pub(crate) fn take_requests(&mut self) -> Vec<Request> {
         mem::take(&mut self.requests)

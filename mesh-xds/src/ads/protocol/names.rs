@@ -56,6 +56,11 @@ impl Names {
         self.waits.is_empty()
     }
 
+    /// Whether there is a name that does not just linger.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.waits.len() > usize::from(self.lingering.is_some())
+    }
+
     pub(super) fn contains(&self, name: &str) -> bool {
         self.waits.contains_key(name)
     }

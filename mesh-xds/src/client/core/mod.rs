@@ -8,37 +8,40 @@
 //! It decides nothing itself: `protocol` knows what to say, `cache` what survives an error, `assemble` what is
 //! needed. Time comes in as a value, and the cache too, since `status()` reads it between turns.
 
-use super::{TargetName, complaints::Complaints};
+mod views;
+
+use super::complaints::Complaints;
 use crate::{
+    Bootstrap,
     ads::{Protocol, Request, Response, Verdict},
-    assemble::{Assembler, TargetId},
-    bootstrap::Transport,
+    assemble::{Subject, TargetId, Value},
+    bootstrap::{ServerId, XdsServer},
     cache::{Cache, Change, Said},
     log::Limiter,
     resource::{Kind, Received},
-    snapshot::Target,
 };
 use rustc_hash::FxHashSet;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::time::Instant;
+use views::Views;
 
 /// What can happen.
 #[derive(Debug)]
 pub(super) enum Input {
     /// A target is watched from now on.
-    Added(TargetId, TargetName),
+    Added(TargetId, Subject),
     /// Nobody watches it any more.
     Removed(TargetId),
-    /// A stream is up.
-    Connected,
+    /// A server's stream is up.
+    Connected(ServerId),
     /// It took a request.
-    Sent { kind: Kind, serial: u64 },
+    Sent { server: ServerId, kind: Kind, serial: u64 },
     /// It brought a response.
-    Received(Response),
+    Received(ServerId, Response),
     /// It is down, and why, when nothing was received on it.
-    Disconnected { cause: Option<String> },
-    /// Nobody tries to reach the server, since nothing is subscribed.
-    Idle,
+    Disconnected { server: ServerId, cause: Option<String> },
+    /// Nobody tries to reach the server, since nothing is subscribed there.
+    Idle(ServerId),
     /// [`Core::next_deadline`] has come.
     TimerFired,
 }
@@ -46,107 +49,130 @@ pub(super) enum Input {
 /// Protocol and assembly of one client.
 #[derive(Debug)]
 pub(super) struct Core {
-    protocol: Protocol,
-    assembler: Assembler,
-    /// Of the does-not-exist timers.
-    timeout: Duration,
+    bootstrap: Arc<Bootstrap>,
+    /// By server.
+    protocols: Vec<Protocol>,
+    views: Views,
     errors: Limiter,
     nacks: Limiter,
     ignored: Limiter,
 }
 
 impl Core {
-    pub(super) fn new(transport: Transport, timeout: Duration) -> Self {
+    pub(super) fn new(bootstrap: Arc<Bootstrap>) -> Self {
+        let protocol =
+            |server: &XdsServer| Protocol::new(server.transport(), server.resource_timeout(&bootstrap.transport));
         Self {
-            protocol: Protocol::new(transport, timeout),
-            assembler: Assembler::default(),
-            timeout,
+            protocols: bootstrap.servers().map(|(_, server)| protocol(server)).collect(),
+            views: Views::new(&bootstrap.authorities),
+            bootstrap,
             errors: Limiter::default(),
             nacks: Limiter::default(),
             ignored: Limiter::default(),
         }
     }
 
-    /// One turn. Returns the targets that have a new value.
-    pub(super) fn turn(&mut self, cache: &mut Cache, input: Input, now: Instant) -> Vec<(TargetId, Target)> {
+    /// One turn. `caches` are in the order of the servers' numbers. Returns the subjects that have a new value.
+    pub(super) fn turn(&mut self, caches: &mut [Cache], input: Input, now: Instant) -> Vec<(TargetId, Value)> {
         match input {
-            Input::Added(id, TargetName { listener, authority }) => self.assembler.add(id, listener, authority),
-            Input::Removed(id) => self.assembler.remove(id),
-            Input::Connected => self.protocol.connected(|kind, name| cache.held_version(kind, name)),
-            Input::Sent { kind, serial } => {
-                self.protocol.sent(kind, serial, now);
+            Input::Added(id, subject) => self.views.add(id, subject),
+            Input::Removed(id) => self.views.remove(id),
+            Input::TimerFired => self.expire(caches, now),
+            Input::Connected(server) => {
+                let cache = &caches[server.index()];
+                self.protocol(server).connected(|kind, name| cache.held_version(kind, name));
+            }
+            Input::Sent { server, kind, serial } => {
+                self.protocol(server).sent(kind, serial, now);
                 // Who has nothing to tell, does not answer: a delta server whose resources are all held, or a SotW server
                 // that is told its own version.
-                if !cache.is_reachable() && self.protocol.awaits_nothing() {
+                let cache = &mut caches[server.index()];
+                if !cache.is_reachable() && self.protocol(server).awaits_nothing() {
                     self.reachable(cache);
                 }
             }
-            Input::Received(response) => self.received(response, cache, now),
-            Input::Disconnected { cause } => self.disconnected(cause, cache),
+            Input::Received(server, response) => self.received(server, response, &mut caches[server.index()], now),
+            Input::Disconnected { server, cause } => self.disconnected(server, cause, &mut caches[server.index()]),
             // Who comes next waits for a dial, instead of failing for what was true long ago.
-            Input::Idle => self.reachable(cache),
-            Input::TimerFired => {
-                for (kind, name) in self.protocol.expire(now) {
-                    // A stream that is up and silent is no outage.
-                    self.reachable(cache);
-                    let change = cache.timed_out(kind, &name, self.timeout, now);
-                    self.changed(kind, &name, change, now);
-                }
-            }
+            Input::Idle(server) => self.reachable(&mut caches[server.index()]),
         }
-        let settled = self.assembler.settle(cache);
-        for (kind, needs) in Kind::ALL.into_iter().zip(settled.needs) {
+        let settled = self.views.settle(&self.bootstrap.authorities, caches);
+        for ((server, kind), needs) in settled.needs {
+            let cache = &mut caches[server.index()];
             for name in &needs.watch {
                 cache.requested(kind, name);
             }
-            for name in self.protocol.update(kind, &needs.watch, &needs.unwatch) {
+            for name in self.protocol(server).update(kind, &needs.watch, &needs.unwatch) {
                 cache.forget(kind, &name);
             }
         }
         settled.publish
     }
 
-    /// Targets of which more is ACKed than they serve: a part that the news refers to is missing.
+    /// Subjects of which more is ACKed than they serve: a part that the news refers to is missing.
     pub(super) fn behind(&self) -> impl Iterator<Item = TargetId> {
-        self.assembler.behind()
+        self.views.behind()
     }
 
-    /// What has to be sent, in order.
-    pub(super) fn take_requests(&mut self) -> Vec<Request> {
-        self.protocol.take_requests()
+    /// What has to be sent to a server, in order.
+    pub(super) fn take_requests(&mut self, server: ServerId) -> Vec<Request> {
+        self.protocol(server).take_requests()
     }
 
-    /// Whether a stream is worth having.
-    pub(super) fn has_subscriptions(&self) -> bool {
-        self.protocol.has_subscriptions()
+    /// Whether a stream to a server is worth having. A fallback's is only while something falls back (A71); a
+    /// preferred one that is up stays.
+    pub(super) fn wants_stream(&self, server: ServerId) -> bool {
+        let protocol = &self.protocols[server.index()];
+        match self.bootstrap.authorities.is_preferred(server) {
+            true => protocol.has_subscriptions(),
+            false => protocol.is_wanted(),
+        }
     }
 
     /// When the next turn is due without anything else happening.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.protocol.next_deadline()
+        self.protocols.iter().filter_map(Protocol::next_deadline).min()
     }
 
-    fn disconnected(&mut self, cause: Option<String>, cache: &mut Cache) {
-        for (kind, name) in self.protocol.disconnected() {
+    /// There is one for each server, and ids come from the same bootstrap.
+    fn protocol(&mut self, server: ServerId) -> &mut Protocol {
+        &mut self.protocols[server.index()]
+    }
+
+    fn expire(&mut self, caches: &mut [Cache], now: Instant) {
+        let bootstrap = Arc::clone(&self.bootstrap);
+        for (id, server) in bootstrap.servers() {
+            let timeout = server.resource_timeout(&bootstrap.transport);
+            for (kind, name) in self.protocol(id).expire(now) {
+                // A stream that is up and silent is no outage.
+                self.reachable(&mut caches[id.index()]);
+                let change = caches[id.index()].timed_out(kind, &name, timeout, now);
+                self.changed(id, kind, &name, change, now);
+            }
+        }
+    }
+
+    fn disconnected(&mut self, server: ServerId, cause: Option<String>, cache: &mut Cache) {
+        for (kind, name) in self.protocol(server).disconnected() {
             cache.forget(kind, &name);
         }
         // "Stream ended after >= 1 response = not an error, no watcher call" - A57.
         if let Some(cause) = cause
             && cache.unreachable(&cause)
         {
-            self.assembler.all_changed();
+            self.views.all_changed();
         }
     }
 
     fn reachable(&mut self, cache: &mut Cache) {
         if cache.reachable() {
-            self.assembler.all_changed();
+            self.views.all_changed();
         }
     }
 
-    fn received(&mut self, response: Response, cache: &mut Cache, now: Instant) {
+    fn received(&mut self, server: ServerId, response: Response, cache: &mut Cache, now: Instant) {
         let Response { kind, version, nonce, resources, removed, errors } = response;
-        if !self.protocol.asked(kind) {
+        if !self.protocol(server).asked(kind) {
             // "Response with a type URL never requested: neither ACK nor NACK" - grpc-go.
             return;
         }
@@ -156,10 +182,10 @@ impl Core {
         let mut complaints = Complaints::default();
         // First: should a response remove what it also brings, then it is there.
         for name in removed {
-            if self.protocol.is_subscribed(kind, &name) {
-                self.protocol.removed(kind, &name, cache.holds(kind, &name));
+            if self.protocol(server).is_subscribed(kind, &name) {
+                self.protocol(server).removed(kind, &name, cache.holds(kind, &name));
                 let change = cache.removed(kind, &name, &said);
-                self.changed(kind, &name, change, now);
+                self.changed(server, kind, &name, change, now);
             }
         }
         for received in resources {
@@ -168,35 +194,35 @@ impl Core {
                 complaints.nameless(kind, &received);
                 continue;
             };
-            if !self.protocol.is_subscribed(kind, name) {
+            if !self.protocol(server).is_subscribed(kind, name) {
                 continue;
             }
             let name = name.clone();
             complaints.add(kind, &name, &received);
-            self.protocol.answered(kind, &name);
+            self.protocol(server).answered(kind, &name);
             let said = Said { version: received.version.clone().unwrap_or_else(|| Arc::clone(&version)), at: now };
             let change = cache.received(kind, &name, received, &said);
-            self.changed(kind, &name, change, now);
+            self.changed(server, kind, &name, change, now);
             present.insert(name);
         }
         for error in errors {
-            if !self.protocol.is_subscribed(kind, &error.name) {
+            if !self.protocol(server).is_subscribed(kind, &error.name) {
                 continue;
             }
             // "a status of NOT_FOUND should be treated the same as .. removed_resources" - DeltaDiscoveryResponse.
             if error.is_not_found() {
-                self.protocol.removed(kind, &error.name, cache.holds(kind, &error.name));
+                self.protocol(server).removed(kind, &error.name, cache.holds(kind, &error.name));
             } else {
-                self.protocol.answered(kind, &error.name);
+                self.protocol(server).answered(kind, &error.name);
             }
             let change = cache.reported(kind, &error, &said);
-            self.changed(kind, &error.name, change, now);
+            self.changed(server, kind, &error.name, change, now);
             present.insert(error.name);
         }
         // A resource without a name may be any of those that seem to be missing.
-        if self.protocol.absence_is_deletion(kind) && !complaints.any_nameless() {
+        if self.protocol(server).absence_is_deletion(kind) && !complaints.any_nameless() {
             for (name, change) in cache.omitted(kind, |name| present.contains(name), &said) {
-                self.changed(kind, &name, change, now);
+                self.changed(server, kind, &name, change, now);
             }
         }
         let verdict = complaints.verdict();
@@ -205,12 +231,12 @@ impl Core {
         {
             tracing::warn!(%kind, %version, %reason, suppressed, "xDS response NACKed");
         }
-        self.protocol.acknowledge(kind, &version, &nonce, verdict);
+        self.protocol(server).acknowledge(kind, &version, &nonce, verdict);
     }
 
-    fn changed(&mut self, kind: Kind, name: &str, change: Change, now: Instant) {
+    fn changed(&mut self, server: ServerId, kind: Kind, name: &str, change: Change, now: Instant) {
         if change.visible {
-            self.assembler.changed(kind, name);
+            self.views.changed(&self.bootstrap.authorities, server, kind, name);
         }
         if let Some(error) = change.new_error
             && let Some(suppressed) = self.errors.permit(now)

@@ -8,12 +8,14 @@ use crate::resource::{
     PathMatch, Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
 };
 use crate::{
+    InProcess,
     ads::{Asks, Request},
-    snapshot::{ResolvedCluster, Snapshot},
+    snapshot::{ResolvedCluster, Snapshot, Target},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 /// What the control plane has: a number per name, odd for a refused resource, which decides the content.
@@ -168,7 +170,9 @@ fn listed(request: &Request) -> BTreeSet<String> {
 /// A client, the control plane, and what lies between them.
 struct Simulation {
     core: Core,
-    cache: Cache,
+    caches: Vec<Cache>,
+    /// The only one.
+    id: ServerId,
     now: Instant,
     targets: BTreeMap<TargetId, Target>,
     requests: VecDeque<Request>,
@@ -177,9 +181,12 @@ struct Simulation {
 
 impl Simulation {
     fn new() -> Self {
+        let bootstrap = Bootstrap::builder().server(InProcess::new("cp").0).build().expect("one server is enough");
+        let id = bootstrap.servers().map(|(id, _)| id).next().expect("there is one");
         Self {
-            core: Core::new(Transport::Sotw, Duration::from_secs(15)),
-            cache: Cache::new("n", &[]),
+            id,
+            core: Core::new(Arc::new(bootstrap)),
+            caches: vec![Cache::new("n", &[])],
             now: Instant::now(),
             targets: BTreeMap::new(),
             requests: VecDeque::new(),
@@ -188,7 +195,8 @@ impl Simulation {
     }
 
     fn turn(&mut self, input: Input) {
-        for (id, target) in self.core.turn(&mut self.cache, input, self.now) {
+        for (id, value) in self.core.turn(&mut self.caches, input, self.now) {
+            let Value::Target(target) = value else { panic!("no resource is watched by itself") };
             match (&target, self.targets.get(&id)) {
                 (Target::Ready(new), Some(Target::Ready(old))) => {
                     assert_complete(new);
@@ -205,12 +213,12 @@ impl Simulation {
             }
             self.targets.insert(id, target);
         }
-        self.requests.extend(self.core.take_requests());
+        self.requests.extend(self.core.take_requests(self.id));
     }
 
     fn watch(&mut self, id: TargetId, name: &str) {
         self.targets.insert(id, Target::Pending { missing: Arc::default() });
-        self.turn(Input::Added(id, TargetName::new(name, "any")));
+        self.turn(Input::Added(id, Subject::Target { listener: name.into(), authority: "any".into() }));
     }
 
     fn unwatch(&mut self, id: TargetId) {
@@ -221,12 +229,12 @@ impl Simulation {
     fn connect(&mut self) {
         self.requests.clear();
         self.server = Some(Server::default());
-        self.turn(Input::Connected);
+        self.turn(Input::Connected(self.id));
     }
 
     fn disconnect(&mut self, cause: Option<&str>) {
         self.server = None;
-        self.turn(Input::Disconnected { cause: cause.map(str::to_owned) });
+        self.turn(Input::Disconnected { server: self.id, cause: cause.map(str::to_owned) });
         self.requests.clear();
     }
 
@@ -235,13 +243,13 @@ impl Simulation {
         let (Some(server), Some(request)) = (&mut self.server, self.requests.pop_front()) else { return false };
         server.hears(&request, world);
         server.types.of(request.kind).said = listed(&request);
-        self.turn(Input::Sent { kind: request.kind, serial: request.serial });
+        self.turn(Input::Sent { server: self.id, kind: request.kind, serial: request.serial });
         true
     }
 
     fn carry_response(&mut self) -> bool {
         let Some(response) = self.server.as_mut().and_then(|server| server.wire.pop_front()) else { return false };
-        self.turn(Input::Received(response));
+        self.turn(Input::Received(self.id, response));
         true
     }
 
@@ -334,6 +342,7 @@ fn run(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut world = World::new();
     let mut simulation = Simulation::new();
+    let id = simulation.id;
     let mut next = 0;
     for _ in 0..random.usize(20..200) {
         match random.u8(..14) {
@@ -368,8 +377,8 @@ fn run(seed: u64) {
                 (Some(_), true) => simulation.disconnect(random.bool().then_some(OUTAGE)),
                 (Some(_), false) => {}
                 (None, true) => simulation.connect(),
-                (None, false) if random.bool() => simulation.turn(Input::Idle),
-                (None, false) => simulation.turn(Input::Disconnected { cause: Some(OUTAGE.to_owned()) }),
+                (None, false) if random.bool() => simulation.turn(Input::Idle(id)),
+                (None, false) => simulation.turn(Input::Disconnected { server: id, cause: Some(OUTAGE.to_owned()) }),
             },
             7 => {
                 simulation.now += Duration::from_secs(random.u64(..20));
@@ -403,7 +412,7 @@ fn run(seed: u64) {
     // When nobody watches, nothing but the lingering names is left.
     let all: Vec<_> = simulation.targets.keys().copied().collect();
     all.into_iter().for_each(|id| simulation.unwatch(id));
-    let left = simulation.cache.status(&"s".into(), &crate::status::Clock::now());
+    let left = simulation.caches[0].status(&"s".into(), &crate::status::Clock::now());
     assert!(left.len() <= 2 && left.iter().all(|resource| resource.kind.is_full_state()), "{left:?}");
 }
 

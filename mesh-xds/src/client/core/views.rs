@@ -1,0 +1,265 @@
+//! Fallback (A71): which servers each subject is assembled from.
+//!
+//! A view is a choice of one server for each authority, with an assembler that sees no others. Every subject lives in
+//! the view of the preferred servers. While an outage keeps something from it there, it is assembled in a second view
+//! as well, with the next server of the authorities concerned, and so on down their lists:
+//!
+//! ```text
+//!                  waits for a resource whose server is away
+//! preferred ──────────────────────────────────────────────────► + next view ─► + next ...
+//!     ▲                                                             │
+//!     └───── the first view in which all is decided wins; those after it are left ◄──┘
+//! ```
+//!
+//! What is decided stays so when its server dies: "with everything cached nothing falls back" (A71). The streams are
+//! shared: a server's subscriptions are those of all views that chose it. This file does NOT know protocols.
+
+use crate::{
+    assemble::{Assembler, Found, Needs, Subject, TargetId, Value},
+    bootstrap::{Authorities, ServerId},
+    cache::{Cache, Choice, Lookup, Sources},
+    resource::Kind,
+    snapshot::{Snapshot, Target},
+};
+use rustc_hash::FxHashMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+#[derive(Debug)]
+pub(super) struct Views {
+    preferred: Choice,
+    /// The preferred one is always there.
+    all: BTreeMap<Choice, Assembler>,
+    subjects: FxHashMap<TargetId, Followed>,
+}
+
+/// A subject and the views it is assembled in, the preferred one first.
+#[derive(Debug)]
+struct Followed {
+    subject: Subject,
+    chain: Vec<Link>,
+    /// The place in the chain whose value was told last.
+    in_use: Option<usize>,
+    /// Whether that value is the control plane's last word.
+    is_decided: bool,
+    /// Whether it can serve.
+    serves: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    choice: Choice,
+    value: Option<Value>,
+    /// Whether `value` is newer than what was told.
+    is_news: bool,
+}
+
+/// What one turn came to.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// What became needed and what stopped being needed, by server and kind.
+    pub(super) needs: BTreeMap<(ServerId, Kind), Needs>,
+    pub(super) publish: Vec<(TargetId, Value)>,
+}
+
+impl Views {
+    pub(super) fn new(authorities: &Authorities) -> Self {
+        let preferred = Choice::preferred(authorities);
+        let all = BTreeMap::from([(preferred.clone(), Assembler::default())]);
+        Self { preferred, all, subjects: FxHashMap::default() }
+    }
+
+    pub(super) fn add(&mut self, id: TargetId, subject: Subject) {
+        self.all.entry(self.preferred.clone()).or_default().add(id, subject.clone());
+        let chain = vec![Link::new(self.preferred.clone())];
+        self.subjects.insert(id, Followed { subject, chain, in_use: None, is_decided: false, serves: false });
+    }
+
+    pub(super) fn remove(&mut self, id: TargetId) {
+        for link in self.subjects.remove(&id).into_iter().flat_map(|followed| followed.chain) {
+            if let Some(assembler) = self.all.get_mut(&link.choice) {
+                assembler.remove(id);
+            }
+        }
+    }
+
+    /// A resource looks different at a server.
+    pub(super) fn changed(&mut self, authorities: &Authorities, server: ServerId, kind: Kind, name: &str) {
+        for (choice, assembler) in &mut self.all {
+            if choice.server(authorities, name) == Some(server) {
+                assembler.changed(kind, name);
+            }
+        }
+    }
+
+    /// Everything may look different: a server went away or came back.
+    pub(super) fn all_changed(&mut self) {
+        self.all.values_mut().for_each(Assembler::all_changed);
+    }
+
+    /// Follows what changed until nothing moves any more: no longer than the lists of servers are.
+    pub(super) fn settle(&mut self, authorities: &Authorities, caches: &[Cache]) -> Settled {
+        let mut needs = BTreeMap::new();
+        let mut looked_at = BTreeSet::new();
+        loop {
+            let mut dirty = BTreeSet::new();
+            for (choice, assembler) in &mut self.all {
+                let settled = assembler.settle(&Sources::new(caches, authorities, choice));
+                gather(&mut needs, settled.needs, |name| choice.server(authorities, name));
+                dirty.extend(settled.looked_at);
+                for (id, value) in settled.publish {
+                    let link = self.subjects.get_mut(&id).and_then(|followed| followed.link(choice));
+                    if let Some(link) = link {
+                        (link.value, link.is_news) = (Some(value), true);
+                    }
+                }
+            }
+            let moved = dirty.iter().fold(false, |moved, id| self.choose(*id, authorities, caches) | moved);
+            looked_at.extend(dirty);
+            if !moved {
+                break;
+            }
+        }
+        self.all.retain(|choice, assembler| *choice == self.preferred || !assembler.is_empty());
+        for ((server, kind), needs) in &mut needs {
+            needs.watch.retain(|name| self.is_needed(authorities, *server, *kind, name));
+            needs.unwatch.retain(|name| !self.is_needed(authorities, *server, *kind, name));
+        }
+        let publish = looked_at.into_iter().filter_map(|id| Some((id, self.subjects.get_mut(&id)?.news()?))).collect();
+        Settled { needs, publish }
+    }
+
+    /// Subjects of which more was received than is published.
+    pub(super) fn behind(&self) -> impl Iterator<Item = TargetId> {
+        let in_use = |choice, id: &TargetId| self.subjects.get(id).is_some_and(|followed| followed.uses(choice));
+        self.all.iter().flat_map(move |(choice, assembler)| assembler.behind().filter(move |id| in_use(choice, id)))
+    }
+
+    /// Makes a subject's chain shorter or longer, if it is time. Returns whether it did.
+    fn choose(&mut self, id: TargetId, authorities: &Authorities, caches: &[Cache]) -> bool {
+        let Some(followed) = self.subjects.get_mut(&id) else { return false };
+        let is_decided = |link: &Link| {
+            let sources = Sources::new(caches, authorities, &link.choice);
+            self.all.get(&link.choice).is_some_and(|assembler| assembler.is_decided(id, &sources))
+        };
+        let decided = followed.chain.iter().position(is_decided);
+        followed.is_decided = decided.is_some();
+        if let Some(decided) = decided {
+            followed.switch_to(decided);
+            let left = followed.chain.split_off(decided + 1);
+            for link in &left {
+                if let Some(assembler) = self.all.get_mut(&link.choice) {
+                    assembler.remove(id);
+                }
+            }
+            return !left.is_empty();
+        }
+        if caches.iter().all(Cache::is_reachable) {
+            return false;
+        }
+        let Some(last) = followed.chain.last().map(|link| link.choice.clone()) else { return false };
+        let sources = Sources::new(caches, authorities, &last);
+        let waits = self.all.get(&last).map(|assembler| assembler.waits_for(id)).unwrap_or_default();
+        let away = waits.iter().filter(|(kind, name)| matches!(sources.lookup(*kind, name), Lookup::Unreachable(_)));
+        // "Trigger = connectivity error and at least one watcher without a cached result" - A71.
+        let Some(next) = last.next(authorities, away.filter_map(|(_, name)| sources.authority(name))) else {
+            return false;
+        };
+        self.all.entry(next.clone()).or_default().add(id, followed.subject.clone());
+        followed.chain.push(Link::new(next));
+        true
+    }
+
+    fn is_needed(&self, authorities: &Authorities, server: ServerId, kind: Kind, name: &str) -> bool {
+        let needs = |(choice, assembler): (&Choice, &Assembler)| {
+            assembler.needs(kind, name) && choice.server(authorities, name) == Some(server)
+        };
+        self.all.iter().any(needs)
+    }
+}
+
+impl Followed {
+    fn link(&mut self, choice: &Choice) -> Option<&mut Link> {
+        self.chain.iter_mut().find(|link| link.choice == *choice)
+    }
+
+    fn uses(&self, choice: &Choice) -> bool {
+        self.chain.get(self.in_use.unwrap_or(0)).is_some_and(|link| link.choice == *choice)
+    }
+
+    fn switch_to(&mut self, place: usize) {
+        let before = self.in_use.replace(place);
+        if let Some(link) = self.chain.get_mut(place).filter(|_| before != Some(place)) {
+            link.is_news = true;
+            if let (Some(value), Some(_)) = (&mut link.value, before) {
+                value.renew();
+            }
+        }
+    }
+
+    /// What watchers have to be told.
+    fn news(&mut self) -> Option<Value> {
+        let usable: fn(&Link) -> bool = |link| link.value.as_ref().is_some_and(Value::is_usable);
+        match self.in_use {
+            Some(_) if self.is_decided => {}
+            Some(place) if self.serves && self.chain.get(place).is_some_and(usable) => {}
+            // Nothing is decided. "Watchers hear a connectivity error only when the last server has failed too" (A71), and
+            // a configuration with holes in it, which an outage makes, is such an error.
+            _ => {
+                let last = self.chain.len() - 1;
+                let is_waiting = self.chain[last].value.as_ref().is_none_or(Value::is_pending);
+                let best = self.chain.iter().position(usable).filter(|_| !is_waiting);
+                self.switch_to(best.unwrap_or(last));
+            }
+        }
+        let link = self.chain.get_mut(self.in_use?)?;
+        self.serves = usable(link);
+        let is_news = std::mem::take(&mut link.is_news);
+        link.value.as_ref().filter(|_| is_news).cloned()
+    }
+}
+
+impl Link {
+    fn new(choice: Choice) -> Self {
+        Self { choice, value: None, is_news: false }
+    }
+}
+
+impl Value {
+    fn is_pending(&self) -> bool {
+        matches!(self, Self::Target(Target::Pending { .. }) | Self::Resource(Found::Pending))
+    }
+
+    fn is_usable(&self) -> bool {
+        matches!(self, Self::Target(Target::Ready(_)) | Self::Resource(Found::Usable { .. }))
+    }
+
+    /// A snapshot that is told again after those of another view is the newest one.
+    fn renew(&mut self) {
+        if let Self::Target(Target::Ready(snapshot)) = self {
+            *snapshot = Arc::new(Snapshot { generation: Snapshot::next_generation(), ..Snapshot::clone(snapshot) });
+        }
+    }
+}
+
+fn gather(
+    all: &mut BTreeMap<(ServerId, Kind), Needs>,
+    needs: Vec<(Kind, Needs)>,
+    server: impl Fn(&str) -> Option<ServerId>,
+) {
+    for (kind, Needs { watch, unwatch }) in needs {
+        // A name that nobody can be asked for is looked up as failed.
+        for name in watch {
+            if let Some(server) = server(&name) {
+                all.entry((server, kind)).or_default().watch.push(name);
+            }
+        }
+        for name in unwatch {
+            if let Some(server) = server(&name) {
+                all.entry((server, kind)).or_default().unwatch.push(name);
+            }
+        }
+    }
+}
