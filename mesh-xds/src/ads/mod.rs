@@ -7,6 +7,7 @@
 mod asked;
 mod backoff;
 pub(crate) mod connect;
+mod connection;
 mod decoder;
 mod messages;
 mod protocol;
