@@ -23,6 +23,7 @@ mod orca;
 pub mod resource;
 mod snapshot;
 mod status;
+mod tls;
 
 pub use bootstrap::{Authority, Bootstrap, BootstrapBuilder, BootstrapError, ServerAddress, ServerId, XdsServer};
 pub use client::{Closed, ResourceUpdate, ResourceWatch, TargetName, TargetWatch, XdsClient};
@@ -31,3 +32,4 @@ pub use in_process::InProcess;
 pub use log::Limiter;
 pub use snapshot::{ClusterConfig, ClusterError, Leaves, ResolvedCluster, Snapshot, Target};
 pub use status::{NodeStatus, ResourceFailure, ResourceState, ResourceStatus, ServerStatus, Status, StreamState};
+pub use tls::TlsConfig;

@@ -29,6 +29,20 @@ const ROOMS: &[Room] = &[
         allowed: &["tokio::time::Instant", "std::time::Duration"],
     },
     Room {
+        // Certificates and handshakes, for whoever dials or listens: no xDS, no HTTP.
+        files: &["tls/"],
+        except: &[],
+        forbidden: &["tonic", "hyper", "http", "crate"],
+        allowed: &["crate::tls"],
+    },
+    Room {
+        // Only these know rustls; what others configure is in our own words.
+        files: &[""],
+        except: &["tls/"],
+        forbidden: &["rustls", "tokio_rustls", "rustls_native_certs"],
+        allowed: &[],
+    },
+    Room {
         files: &["ads/stream", "ads/messages", "ads/connect", "load/stream", "csds", "orca", "peer", "control_plane"],
         except: &[],
         forbidden: &["crate::cache", "crate::assemble"],

@@ -1,86 +1,170 @@
-//! From a server's address to an HTTP/2 connection that has proved to be one.
+//! From a server's address and credentials to a connection.
 //!
 //! Names are looked up at every dial and all addresses are tried, a next one every 250 ms (RFC 8305's way).
-//! This file does NOT retry and does NOT speak ADS.
+//! TLS that
+//! is asked for and fails is a dial that failed; there is nothing weaker to fall back to. This file does NOT retry and does
+//! NOT speak ADS.
 
-use super::connection::Connection;
-use crate::bootstrap::{ServerAddress, TransportOptions};
+use super::{connection::Connection, jwt::TokenFile};
+use crate::{
+    bootstrap::{CallCredentials, ChannelCredentials, ServerAddress, TransportOptions, XdsServer},
+    tls::Connector,
+};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use std::{io, net::SocketAddr, time::Duration};
+use http::Uri;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
     time::{sleep, timeout},
 };
 
 /// "Happy Eyeballs step 250 ms" - A61.
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Who a server is that has no name on the network: gRPC's authority for Unix sockets, and so the name that a certificate
+/// must be for.
+const LOCALHOST: &str = "localhost";
 
-/// Dials.
-///
-/// # Errors
-/// The cause, for people.
-pub(crate) async fn connect(address: &ServerAddress, options: &TransportOptions) -> Result<Connection, String> {
-    let system = async |host: &str, port| Ok(lookup_host((host, port)).await?.collect());
-    connect_with(address, options, system).await
+/// One control plane as it is reached from here: its address, the credentials, and what was read for them.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    address: ServerAddress,
+    security: Security,
+    call_credentials: Arc<[TokenFile]>,
+    connect_timeout: Duration,
 }
 
-async fn connect_with(
-    address: &ServerAddress,
-    options: &TransportOptions,
-    lookup: impl AsyncFn(&str, u16) -> io::Result<Vec<SocketAddr>>,
-) -> Result<Connection, String> {
-    let dialled = timeout(options.connect_timeout, async {
-        match address {
-            ServerAddress::Name { host, port } => {
-                let found = lookup(host, *port).await;
-                first_of(found.map_err(|error| format!("name lookup failed: {error}"))?).await
+#[derive(Debug)]
+enum Security {
+    Plaintext,
+    Tls(Connector),
+    /// TLS is asked for and cannot be done, and nothing less will do.
+    Impossible(String),
+}
+
+/// Any socket or pipe.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl Dialer {
+    /// Starts to read what the credentials need.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn new(server: &XdsServer, options: &TransportOptions) -> Self {
+        let security = match &server.credentials {
+            ChannelCredentials::Insecure => Security::Plaintext,
+            ChannelCredentials::Tls(config) => config.connector().map_or_else(Security::Impossible, Security::Tls),
+        };
+        let token = |CallCredentials::JwtTokenFile(path): &CallCredentials| TokenFile::new(path.clone());
+        Self {
+            address: server.address.clone(),
+            security,
+            call_credentials: server.call_credentials.iter().map(token).collect(),
+            connect_timeout: options.connect_timeout,
+        }
+    }
+
+    /// Dials.
+    ///
+    /// # Errors
+    /// The cause, for people.
+    pub(crate) async fn dial(&self) -> Result<Connection, String> {
+        self.dial_with(async |host: &str, port| Ok(lookup_host((host, port)).await?.collect())).await
+    }
+
+    async fn dial_with(
+        &self,
+        lookup: impl AsyncFn(&str, u16) -> io::Result<Vec<SocketAddr>>,
+    ) -> Result<Connection, String> {
+        match &self.security {
+            // "Requires a secure channel": whoever listens on the way could use the token. Not even a socket is opened.
+            Security::Plaintext if !self.call_credentials.is_empty() => {
+                return Err("call_creds are never sent in plaintext: channel_creds must be `tls`".to_owned());
             }
-            ServerAddress::Sockets(sockets) => first_of(sockets.clone()).await,
-            ServerAddress::Unix(path) => unix(path).await,
-            ServerAddress::InProcess(server) => {
-                Connection::handshake(server.dial().map_err(|error| error.to_string())?).await
+            Security::Impossible(cause) => return Err(cause.clone()),
+            Security::Plaintext | Security::Tls(_) => {}
+        }
+        let dialled = timeout(self.connect_timeout, async {
+            match &self.address {
+                ServerAddress::Name { host, port } => {
+                    let found = lookup(host, *port).await;
+                    self.first_of(found.map_err(|error| format!("name lookup failed: {error}"))?, Some(host)).await
+                }
+                ServerAddress::Sockets(sockets) => self.first_of(sockets.clone(), None).await,
+                ServerAddress::Unix(path) => self.handshake(Box::new(unix(path).await?), LOCALHOST).await,
+                ServerAddress::InProcess(server) => {
+                    let pipe = server.dial().map_err(|error| error.to_string())?;
+                    self.handshake(Box::new(pipe), LOCALHOST).await
+                }
+            }
+        });
+        dialled.await.unwrap_or_else(|_| Err(format!("no HTTP/2 answer within {:?}", self.connect_timeout)))
+    }
+
+    /// The first address that answers; the others are let go.
+    async fn first_of(&self, sockets: Vec<SocketAddr>, host: Option<&str>) -> Result<Connection, String> {
+        let mut attempts = FuturesUnordered::new();
+        let mut causes = Vec::new();
+        let mut rest = sockets.into_iter().peekable();
+        loop {
+            attempts.extend(rest.next().map(|socket| self.tcp(socket, host)));
+            tokio::select! {
+                Some(attempt) = attempts.next() => match attempt {
+                    Ok(connection) => return Ok(connection),
+                    Err(cause) => causes.push(cause),
+                },
+                () = sleep(NEXT_ADDRESS), if rest.peek().is_some() => {}
+                else => {}
+            }
+            if attempts.is_empty() && rest.peek().is_none() {
+                let none = "the name has no address".to_owned();
+                return Err(if causes.is_empty() { none } else { causes.join("; ") });
             }
         }
-    });
-    dialled.await.unwrap_or_else(|_| Err(format!("no HTTP/2 answer within {:?}", options.connect_timeout)))
-}
+    }
 
-#[cfg(unix)]
-async fn unix(path: &std::path::Path) -> Result<Connection, String> {
-    Connection::handshake(tokio::net::UnixStream::connect(path).await.map_err(|error| error.to_string())?).await
-}
+    /// `host` is the name that led to the address; without one the certificate must be for the address itself.
+    async fn tcp(&self, socket: SocketAddr, host: Option<&str>) -> Result<Connection, String> {
+        let connected = async {
+            let stream = TcpStream::connect(socket).await.map_err(|error| error.to_string())?;
+            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let ip = socket.ip().to_string();
+            self.handshake(Box::new(stream), host.unwrap_or(&ip)).await
+        };
+        connected.await.map_err(|cause: String| format!("{socket}: {cause}"))
+    }
 
-#[cfg(not(unix))]
-async fn unix(_: &std::path::Path) -> Result<Connection, String> {
-    Err("this platform has no Unix sockets".to_owned())
-}
-
-/// The first address that answers; the others are let go.
-async fn first_of(sockets: Vec<SocketAddr>) -> Result<Connection, String> {
-    let mut attempts = FuturesUnordered::new();
-    let mut causes = Vec::new();
-    let mut rest = sockets.into_iter().peekable();
-    loop {
-        attempts.extend(rest.next().map(tcp));
-        tokio::select! {
-            Some(attempt) = attempts.next() => match attempt {
-                Ok(connection) => return Ok(connection),
-                Err(cause) => causes.push(cause),
-            },
-            () = sleep(NEXT_ADDRESS), if rest.peek().is_some() => {}
-            else => {}
+    async fn handshake(&self, io: Box<dyn Io>, host: &str) -> Result<Connection, String> {
+        let tokens = || Arc::clone(&self.call_credentials);
+        match &self.security {
+            Security::Tls(tls) => Connection::handshake(tls.connect(host, io).await?, tokens()).await,
+            // There are no tokens: `dial` has seen to that.
+            Security::Plaintext => Connection::handshake(io, tokens()).await,
+            Security::Impossible(cause) => Err(cause.clone()),
         }
-        if attempts.is_empty() && rest.peek().is_none() {
-            let none = "the name has no address".to_owned();
-            return Err(if causes.is_empty() { none } else { causes.join("; ") });
-        }
+    }
+
+    /// Scheme and `:authority` of calls.
+    pub(crate) fn origin(&self) -> Uri {
+        let authority = match &self.address {
+            ServerAddress::Name { host, port } => format!("{host}:{port}"),
+            ServerAddress::Sockets(sockets) => sockets.first().map(ToString::to_string).unwrap_or_default(),
+            ServerAddress::Unix(_) | ServerAddress::InProcess(_) => LOCALHOST.to_owned(),
+        };
+        let scheme = if matches!(self.security, Security::Tls(_)) { "https" } else { "http" };
+        format!("{scheme}://{authority}").parse().unwrap_or_else(|_| Uri::from_static("http://localhost"))
     }
 }
 
-async fn tcp(socket: SocketAddr) -> Result<Connection, String> {
-    let stream = TcpStream::connect(socket).await.map_err(|error| format!("{socket}: {error}"))?;
-    stream.set_nodelay(true).map_err(|error| format!("{socket}: {error}"))?;
-    Connection::handshake(stream).await.map_err(|cause| format!("{socket}: {cause}"))
+#[cfg(unix)]
+async fn unix(path: &std::path::Path) -> Result<tokio::net::UnixStream, String> {
+    tokio::net::UnixStream::connect(path).await.map_err(|error| error.to_string())
+}
+
+#[cfg(not(unix))]
+async fn unix(_: &std::path::Path) -> Result<tokio::io::DuplexStream, String> {
+    Err("this platform has no Unix sockets".to_owned())
 }
 
 #[cfg(test)]
@@ -121,9 +205,9 @@ mod tests {
             assert_eq!((host, port), ("cp.example", 1));
             answers.borrow_mut().pop().expect("as many dials as answers")
         };
-        let address = ServerAddress::parse("cp.example:1").expect("a name");
-        let options = TransportOptions::default();
-        let dial = || connect_with(&address, &options, lookup);
+        let server = XdsServer::new(ServerAddress::parse("cp.example:1").expect("a name"));
+        let dialer = Dialer::new(&server, &TransportOptions::default());
+        let dial = || dialer.dial_with(lookup);
         assert!(dial().await.is_ok(), "the third address");
         let cause = dial().await.expect_err("the address of before is not tried");
         assert!(cause.contains(&refusing.to_string()), "{cause}");

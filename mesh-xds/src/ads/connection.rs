@@ -3,9 +3,11 @@
 //! A connection counts only once the server said its first word, so that a port that accepts and stays silent is a
 //! connect error like any other. Dropping it ends all of its tasks. This file does NOT dial and does NOT speak ADS.
 
+use super::jwt::TokenFile;
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
+    error::Error,
     future::Future,
     io,
     pin::Pin,
@@ -30,16 +32,22 @@ const WINDOW: u32 = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Connection {
     send: http2::SendRequest<Body>,
+    /// Each call carries all of them.
+    call_credentials: Arc<[TokenFile]>,
     /// Ends with the connection.
     _tasks: Tasks,
 }
 
 impl Connection {
-    /// Speaks HTTP/2 over `io`, and waits for the server's first word.
+    /// Speaks HTTP/2 over `io`, and waits for the server's first word. `call_credentials` go with every call: it is the
+    /// caller who sees to it that `io` keeps secrets.
     ///
     /// # Errors
     /// The cause, for people.
-    pub(super) async fn handshake(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Self, String> {
+    pub(super) async fn handshake(
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        call_credentials: Arc<[TokenFile]>,
+    ) -> Result<Self, String> {
         let (answered, first_word) = oneshot::channel();
         let tasks = Tasks::default();
         let connecting = http2::Builder::new(tasks.executor())
@@ -56,9 +64,11 @@ impl Connection {
                 tracing::debug!(%error, "ADS connection ended");
             }
         });
-        let connection = Self { send, _tasks: tasks };
+        let connection = Self { send, call_credentials, _tasks: tasks };
         match first_word.await {
-            Ok(()) => Ok(connection),
+            Ok(Ok(())) => Ok(connection),
+            // Under TLS 1.3 a server refuses a client's certificate only after the client's half of the handshake is done.
+            Ok(Err(cause)) => Err(cause),
             Err(_) => Err("the connection was closed before any HTTP/2 answer".to_owned()),
         }
     }
@@ -66,15 +76,23 @@ impl Connection {
 
 impl Service<http::Request<Body>> for Connection {
     type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
+    /// A [`tonic::Status`] where the credentials are at fault, which tonic hands on; else what hyper says.
+    type Error = Box<dyn Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.send.poll_ready(cx)
+        self.send.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.send.send_request(request))
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        // A clone is the same connection; HTTP/2 has room for its call even when that waits for a token.
+        let (mut send, credentials) = (self.send.clone(), Arc::clone(&self.call_credentials));
+        Box::pin(async move {
+            for token in &*credentials {
+                request.headers_mut().append(http::header::AUTHORIZATION, token.authorization().await?);
+            }
+            Ok(send.send_request(request).await?)
+        })
     }
 }
 
@@ -109,10 +127,10 @@ impl Drop for Tasks {
 
 // === Answering ===
 
-/// Tells when the peer sends its first byte, which in HTTP/2 belongs to its SETTINGS.
+/// Tells when the peer sends its first byte, which in HTTP/2 belongs to its SETTINGS, or what it sends instead.
 struct Answering<T> {
     io: T,
-    answered: Option<oneshot::Sender<()>>,
+    answered: Option<oneshot::Sender<Result<(), String>>>,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Answering<T> {
@@ -120,11 +138,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for Answering<T> {
         let this = self.get_mut();
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
-        if buf.filled().len() > before
+        let word = match &polled {
+            Poll::Ready(Err(error)) => Some(Err(error.to_string())),
+            _ if buf.filled().len() > before => Some(Ok(())),
+            _ => None,
+        };
+        if let Some(word) = word
             && let Some(answered) = this.answered.take()
         {
             // Nobody waits any more when the dial timed out.
-            let _ = answered.send(());
+            let _ = answered.send(word);
         }
         polled
     }

@@ -6,17 +6,19 @@
 
 mod asked;
 mod backoff;
-pub(crate) mod connect;
+mod connect;
 mod connection;
 mod decoder;
+mod jwt;
 mod messages;
 mod protocol;
 mod stream;
 mod wire;
 
 pub(crate) use backoff::{Again, Backoff};
+pub(crate) use connect::Dialer;
 pub(crate) use messages::node_message;
 #[cfg(test)]
 pub(crate) use protocol::Asks;
 pub(crate) use protocol::{Protocol, Request, Verdict};
-pub(crate) use stream::{Event, Response, StreamTask, describe, origin};
+pub(crate) use stream::{Event, Response, StreamTask, describe};

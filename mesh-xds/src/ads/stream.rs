@@ -14,14 +14,14 @@
 use super::{
     asked::{Asked, Names},
     backoff::{Again, Backoff},
-    connect,
+    connect::Dialer,
     decoder::{Decoder, Incoming},
     messages::{self, Frame},
     protocol::Request,
     wire::{Outgoing, wire},
 };
 use crate::{
-    bootstrap::{Bootstrap, Node, ServerId, Transport, XdsServer},
+    bootstrap::{Bootstrap, Node, ServerId, Transport},
     decode::DecodeContext,
     resource::{Kind, Received, ReportedError},
 };
@@ -37,7 +37,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use tonic::{Status, codegen::http::Uri};
+use tonic::Status;
 
 /// Between a panic of the task and its next start.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -149,6 +149,8 @@ enum End {
 
 impl AdsStream {
     async fn run(mut self) {
+        let Some(server) = self.bootstrap.authorities.server(self.server) else { return };
+        let (dialer, transport) = (Dialer::new(server, &self.bootstrap.transport), server.transport());
         loop {
             if !*self.wanted.borrow_and_update() && self.events.send(Event::Idle).await.is_err() {
                 return;
@@ -158,7 +160,7 @@ impl AdsStream {
             {
                 return;
             }
-            let (cause, delay) = match self.one_stream().await {
+            let (cause, delay) = match self.one_stream(&dialer, transport).await {
                 End::Orphaned => return,
                 End::Undialled(cause) => (Some(cause), self.backoff.failed(self.random.f64())),
                 End::Over { opened, answered, why } => self.after(opened, answered, why),
@@ -186,9 +188,8 @@ impl AdsStream {
         }
     }
 
-    async fn one_stream(&mut self) -> End {
-        let Some(server) = self.bootstrap.authorities.server(self.server).cloned() else { return End::Orphaned };
-        let connection = match connect::connect(&server.address, &self.bootstrap.transport).await {
+    async fn one_stream(&mut self, dialer: &Dialer, transport: Transport) -> End {
+        let connection = match dialer.dial().await {
             Ok(connection) => connection,
             Err(cause) => return End::Undialled(cause),
         };
@@ -197,9 +198,9 @@ impl AdsStream {
         if self.events.send(Event::Connected(requests)).await.is_err() {
             return End::Orphaned;
         }
-        let mut client = AggregatedDiscoveryServiceClient::with_origin(connection, origin(&server))
+        let mut client = AggregatedDiscoveryServiceClient::with_origin(connection, dialer.origin())
             .max_decoding_message_size(self.bootstrap.transport.max_message_size);
-        match server.transport() {
+        match transport {
             Transport::Sotw => {
                 let (to_wire, messages) = wire();
                 let call = client.stream_aggregated_resources(messages);
@@ -309,18 +310,6 @@ fn is_worth_decoding(incoming: &Incoming, names: &Names) -> bool {
             wrapped.name.is_empty() || wrapped.name.starts_with("xdstp:") || names.contains(&wrapped.name)
         }
     }
-}
-
-/// The `:authority` of the call.
-pub(crate) fn origin(server: &XdsServer) -> Uri {
-    use crate::bootstrap::ServerAddress;
-    let authority = match &server.address {
-        ServerAddress::Name { host, port } => format!("{host}:{port}"),
-        ServerAddress::Sockets(sockets) => sockets.first().map(ToString::to_string).unwrap_or_default(),
-        // "localhost", as gRPC has it for Unix sockets.
-        ServerAddress::Unix(_) | ServerAddress::InProcess(_) => String::new(),
-    };
-    format!("http://{authority}").parse().unwrap_or_else(|_| Uri::from_static("http://localhost"))
 }
 
 /// "Control-plane status codes must not leak" (A54): they become words.

@@ -1,4 +1,4 @@
-//! Which control plane to ask, and who is asking: the gRPC xDS bootstrap (A27, A30, A47).
+//! Which control plane to ask, and who is asking: the gRPC xDS bootstrap (A27, A30, A47, A65, A97).
 //!
 //! The same JSON that every gRPC implementation reads, from `GRPC_XDS_BOOTSTRAP` (a path) or
 //! `GRPC_XDS_BOOTSTRAP_CONFIG` (the JSON itself), or the same thing built in code. Keys that nobody here knows
@@ -7,12 +7,14 @@
 
 mod authority;
 mod builder;
+mod credentials;
 mod load;
 mod parse;
 mod server;
 
 pub(crate) use authority::{Authorities, AuthorityId};
 pub use builder::{Authority, BootstrapBuilder};
+pub(crate) use credentials::{CallCredentials, ChannelCredentials};
 pub(crate) use server::{Feature, Transport};
 pub use server::{ServerAddress, ServerId, XdsServer};
 

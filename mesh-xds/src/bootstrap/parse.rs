@@ -5,14 +5,15 @@
 //! path. It does NOT look at keys of features that do not exist here yet.
 
 use super::{
-    Bootstrap, Node, ServerAddress, TransportOptions, XdsServer,
+    Bootstrap, ChannelCredentials, Node, ServerAddress, TransportOptions, XdsServer,
     authority::{Authorities, Entry},
+    credentials::{call_creds, channel_creds},
 };
 use crate::resource::Invalid;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
-type Object = Map<String, Value>;
+pub(super) type Object = Map<String, Value>;
 
 pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
     let root: Value = serde_json::from_str(json).map_err(|error| Invalid::new(format!("not JSON: {error}")))?;
@@ -66,34 +67,38 @@ fn servers(parent: &Object) -> Result<Vec<XdsServer>, Invalid> {
 
 fn server(entry: &Value) -> Result<XdsServer, Invalid> {
     let entry = object(entry)?;
-    let address = match string(entry, "server_uri")? {
-        "" => Err(Invalid::new("must not be empty")),
-        uri => ServerAddress::parse(uri),
-    }
-    .map_err(|invalid| invalid.within("server_uri"))?;
-    channel_creds(present(entry, "channel_creds")).map_err(|invalid| invalid.within("channel_creds"))?;
+    let uri = match string(entry, "server_uri")? {
+        "" => return Err(Invalid::new("must not be empty").within("server_uri")),
+        uri => uri,
+    };
+    let credentials =
+        channel_creds(present(entry, "channel_creds")).map_err(|invalid| invalid.within("channel_creds"))?;
+    let address = address(uri, &credentials).map_err(|invalid| invalid.within("server_uri"))?;
+    let call_credentials = call_creds(present(entry, "call_creds")).map_err(|invalid| invalid.within("call_creds"))?;
     let features = match present(entry, "server_features") {
         Some(Value::Array(entries)) => entries.as_slice(),
         None => &[],
         Some(_) => return Err(Invalid::new("must be a list").within("server_features")),
     };
+    let server = XdsServer { address, credentials, call_credentials, features: Vec::new() };
     // "entries of any JSON type it does not know are skipped" - A30.
-    Ok(features.iter().filter_map(Value::as_str).fold(XdsServer::new(address), XdsServer::feature))
+    Ok(features.iter().filter_map(Value::as_str).fold(server, XdsServer::feature))
 }
 
-/// "first supported type wins" - A27. The one that is supported is plaintext.
-fn channel_creds(creds: Option<&Value>) -> Result<(), Invalid> {
-    let Some(Value::Array(entries)) = creds else {
-        return Err(Invalid::new("must be a list of at least one entry"));
-    };
-    let mut seen = Vec::new();
-    for (index, entry) in entries.iter().enumerate() {
-        match object(entry).and_then(|entry| string(entry, "type")).map_err(|invalid| invalid.at(index, ""))? {
-            "insecure" => return Ok(()),
-            other => seen.push(other),
+/// A URL that says how secure it is must not be contradicted: whoever writes `https://` does not want plaintext.
+fn address(uri: &str, credentials: &ChannelCredentials) -> Result<ServerAddress, Invalid> {
+    match (uri.split_once("://"), credentials) {
+        // Port 443, as `dns:` has it, unless there is another.
+        (Some(("https", rest)), ChannelCredentials::Tls(_)) => {
+            let rest = rest.trim_end_matches('/');
+            ServerAddress::parse(&format!("dns:///{rest}"))
+                .map_err(|_| Invalid::new(format!("{uri:?}: must be https://host:port")))
         }
+        (Some(("http", _)), ChannelCredentials::Tls(_)) => {
+            Err(Invalid::new(format!("{uri:?}: says plaintext, and channel_creds say TLS")))
+        }
+        _ => ServerAddress::parse(uri),
     }
-    Err(Invalid::new(format!("no supported type among [{}]; supported: insecure", seen.join(", "))))
 }
 
 fn node(value: &Value) -> Result<Node, Invalid> {
@@ -116,16 +121,16 @@ fn node(value: &Value) -> Result<Node, Invalid> {
 }
 
 /// `null` is as good as absent: istio's agent writes some.
-fn present<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
+pub(super) fn present<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|value| !value.is_null())
 }
 
-fn object(value: &Value) -> Result<&Object, Invalid> {
+pub(super) fn object(value: &Value) -> Result<&Object, Invalid> {
     value.as_object().ok_or_else(|| Invalid::new("must be an object"))
 }
 
 /// Empty when absent, as in protobuf.
-fn string<'a>(object: &'a Object, key: &str) -> Result<&'a str, Invalid> {
+pub(super) fn string<'a>(object: &'a Object, key: &str) -> Result<&'a str, Invalid> {
     match present(object, key) {
         None => Ok(""),
         Some(Value::String(text)) => Ok(text),

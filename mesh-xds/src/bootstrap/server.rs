@@ -3,8 +3,8 @@
 //! `server_uri` comes in many spellings (gRPC name syntax, plain `host:port`, URLs); all of them end up as one of
 //! four kinds of address. Names stay names: they are looked up at every dial, NOT here.
 
-use super::TransportOptions;
-use crate::{in_process::InProcess, resource::Invalid};
+use super::{CallCredentials, ChannelCredentials, TransportOptions};
+use crate::{in_process::InProcess, resource::Invalid, tls::TlsConfig};
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A57's does-not-exist timer, and A88's for servers whose timer is transient.
@@ -23,18 +23,50 @@ const TRANSIENT: Duration = Duration::from_secs(30);
 #[must_use]
 pub struct XdsServer {
     pub(crate) address: ServerAddress,
+    pub(crate) credentials: ChannelCredentials,
+    pub(crate) call_credentials: Vec<CallCredentials>,
     pub(crate) features: Vec<Feature>,
 }
 
 impl XdsServer {
     /// A control plane at `address`, which speaks SotW ADS, in plaintext.
     pub fn new(address: impl Into<ServerAddress>) -> Self {
-        Self { address: address.into(), features: Vec::new() }
+        Self {
+            address: address.into(),
+            credentials: ChannelCredentials::Insecure,
+            call_credentials: Vec::new(),
+            features: Vec::new(),
+        }
     }
 
     /// Speaks delta (incremental) ADS with it. In a bootstrap file: `"server_features": ["delta_ads"]`.
     pub fn delta(self) -> Self {
         self.feature("delta_ads")
+    }
+
+    /// Dials it with TLS; [`TlsConfig`] says whom to trust and who we are. In a bootstrap file: `channel_creds` of type `tls`
+    /// (A65).
+    ///
+    /// ```
+    /// use mesh_xds::{ServerAddress, TlsConfig, XdsServer};
+    /// // istiod without its agent.
+    /// let address = ServerAddress::parse("istiod.istio-system.svc:15012").unwrap();
+    /// let istiod = XdsServer::new(address)
+    ///     .tls(TlsConfig::new().ca_certificate_file("/var/run/secrets/istio/root-cert.pem"))
+    ///     .jwt_token_file("/var/run/secrets/tokens/istio-token");
+    /// # let _ = istiod;
+    /// ```
+    pub fn tls(mut self, config: TlsConfig) -> Self {
+        self.credentials = ChannelCredentials::Tls(config);
+        self
+    }
+
+    /// Sends the JWT in this file with each stream, as `authorization: Bearer`. It is read again around its expiry, and
+    /// never sent in plaintext: without [`tls`](Self::tls) nothing is dialled. In a bootstrap file: `call_creds` of type
+    /// `jwt_token_file` (A97).
+    pub fn jwt_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.call_credentials.push(CallCredentials::JwtTokenFile(path.into()));
+        self
     }
 
     /// A `server_features` entry. Those that mean nothing here are ignored, as in the JSON.
@@ -173,6 +205,8 @@ impl ServerAddress {
             return host_port(rest.trim_end_matches('/'), Some(80)).ok_or_else(|| refuse("must be http://host:port"));
         }
         match uri.split_once("://") {
+            // An address cannot say that TLS is meant, and plaintext is not.
+            Some(("https", _)) => Err(refuse("https:// needs TLS credentials: `tls` channel_creds, or XdsServer::tls")),
             Some((scheme, _)) => Err(refuse(&format!("scheme {scheme:?} is not supported"))),
             None => host_port(uri, None).ok_or_else(|| refuse("must be host:port")),
         }

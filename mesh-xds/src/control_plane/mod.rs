@@ -45,6 +45,7 @@
 //! # }
 //! ```
 
+mod access;
 mod check;
 mod events;
 mod files;
@@ -60,6 +61,8 @@ mod snapshot;
 mod stream;
 mod wire;
 
+pub use crate::tls::{ClientCertificates, TlsServerConfig};
+pub use access::Caller;
 pub use check::{Inconsistent, Missing};
 pub use envoy_types::pb as proto;
 pub use events::{Dialect, Event, EventReceiver, Missed, Verdict};

@@ -4,6 +4,7 @@
 //! stream happens in its own task under its own lock, so that no client waits for another. Sockets are NOT here.
 
 use super::{
+    access::Access,
     check::Inconsistent,
     events::{Dialect, Event, EventReceiver},
     hooks::Hooks,
@@ -54,6 +55,7 @@ type NodeHash = dyn Fn(&Node) -> String + Send + Sync;
 struct Shared {
     node_hash: Box<NodeHash>,
     books: Mutex<Books>,
+    access: Access,
     /// Held while a new snapshot is made of the previous one, so that the books are free meanwhile.
     setting: Mutex<()>,
     /// Tells streams that books changed.
@@ -280,6 +282,10 @@ impl ControlPlane {
         Ok(Opened { control_plane: self.clone(), number, session, changes: self.shared.changes.subscribe() })
     }
 
+    pub(super) fn access(&self) -> &Access {
+        &self.shared.access
+    }
+
     pub(super) fn close(&self, number: u64) {
         self.books().streams.remove(&number);
         self.progressed();
@@ -376,6 +382,7 @@ impl ControlPlaneBuilder {
     pub fn build(self) -> ControlPlane {
         let shared = Shared {
             node_hash: self.node_hash,
+            access: Access::default(),
             books: Mutex::default(),
             setting: Mutex::default(),
             changes: watch::Sender::new(()),

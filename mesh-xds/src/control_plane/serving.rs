@@ -1,25 +1,36 @@
 //! Where clients reach the control plane: TCP, a Unix socket, or a pipe inside the process.
 //!
 //! Each front door is a task that owns its connections: when it ends, they are gone, as after a crash. Many front
-//! doors may lead to one [`ControlPlane`]. TLS does NOT exist here; put a proxy in front for that.
+//! doors may lead to one [`ControlPlane`], with TLS or without. Who may come in is NOT decided here.
 
-use super::{ControlPlane, wire::Ads};
-use crate::InProcess;
+use super::{
+    ControlPlane,
+    access::{Guarded, Peer},
+    wire::Ads,
+};
+use crate::{
+    InProcess,
+    tls::{Acceptor, TlsServerConfig},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{error::Error, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream},
     net::{TcpListener, ToSocketAddrs},
     sync::mpsc,
     task::{AbortHandle, JoinSet},
+    time::timeout,
 };
 
 /// Interval and timeout of PINGs: a client that vanished without a word must not keep its streams for ever.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+
+/// For a TLS handshake: a client that opens a socket and says nothing must not keep it.
+const HANDSHAKE: Duration = Duration::from_secs(20);
 
 /// An open front door. Dropping it stops accepting and breaks its connections, abruptly.
 pub struct Serving {
@@ -35,10 +46,7 @@ impl ControlPlane {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn serve(&self, listener: TcpListener) -> Serving {
-        let local_addr = listener.local_addr().ok();
-        let mut serving = Serving::new(self.clone(), Door::Tcp(listener));
-        serving.local_addr = local_addr;
-        serving
+        Serving::tcp(self.clone(), listener, None)
     }
 
     /// Binds a TCP address (`127.0.0.1:0` for a free port) and serves there.
@@ -47,6 +55,33 @@ impl ControlPlane {
     /// When the address cannot be bound.
     pub async fn listen(&self, address: impl ToSocketAddrs) -> io::Result<Serving> {
         Ok(self.serve(TcpListener::bind(address).await?).await)
+    }
+
+    /// [`serve`](Self::serve) with TLS: HTTP/2 by ALPN, and nothing in plaintext.
+    ///
+    /// ```no_run
+    /// # use mesh_xds::control_plane::{ControlPlane, TlsServerConfig};
+    /// # async fn serve() -> std::io::Result<()> {
+    /// let control_plane = ControlPlane::new();
+    /// let tls = TlsServerConfig::from_files("/etc/xds/tls.crt", "/etc/xds/tls.key");
+    /// let serving = control_plane.listen_tls("0.0.0.0:15012", tls).await?;
+    /// # drop(serving); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidInput` when a file of `config` is not good.
+    pub async fn serve_tls(&self, listener: TcpListener, config: TlsServerConfig) -> io::Result<Serving> {
+        let acceptor = config.acceptor().await;
+        let acceptor = acceptor.map_err(|cause| io::Error::new(io::ErrorKind::InvalidInput, cause))?;
+        Ok(Serving::tcp(self.clone(), listener, Some(acceptor)))
+    }
+
+    /// Binds a TCP address and serves there with TLS.
+    ///
+    /// # Errors
+    /// As [`serve_tls`](Self::serve_tls), and when the address cannot be bound.
+    pub async fn listen_tls(&self, address: impl ToSocketAddrs, config: TlsServerConfig) -> io::Result<Serving> {
+        self.serve_tls(TcpListener::bind(address).await?, config).await
     }
 
     /// Serves on a Unix socket, which is removed when the returned value is dropped. A socket file that a dead
@@ -68,7 +103,7 @@ impl ControlPlane {
             },
             bound => bound?,
         };
-        let mut serving = Serving::new(self.clone(), Door::Unix(listener));
+        let mut serving = Serving::new(self.clone(), Door::Unix(listener), None);
         serving.socket = Some(path.to_owned());
         Ok(serving)
     }
@@ -80,14 +115,21 @@ impl ControlPlane {
     /// Outside a tokio runtime.
     pub fn in_process(&self) -> InProcess {
         let (door, dials) = InProcess::new("mesh-xds");
-        tokio::spawn(accept(self.clone(), Door::InProcess(dials)));
+        tokio::spawn(accept(self.clone(), Door::InProcess(dials), None));
         door
     }
 }
 
 impl Serving {
-    fn new(control_plane: ControlPlane, door: Door) -> Self {
-        let accepting = tokio::spawn(accept(control_plane, door)).abort_handle();
+    fn tcp(control_plane: ControlPlane, listener: TcpListener, tls: Option<Acceptor>) -> Self {
+        let local_addr = listener.local_addr().ok();
+        let mut serving = Self::new(control_plane, Door::Tcp(listener), tls);
+        serving.local_addr = local_addr;
+        serving
+    }
+
+    fn new(control_plane: ControlPlane, door: Door, tls: Option<Acceptor>) -> Self {
+        let accepting = tokio::spawn(accept(control_plane, door, tls)).abort_handle();
         Self {
             accepting,
             local_addr: None,
@@ -149,19 +191,17 @@ impl Door {
     }
 }
 
-async fn accept(control_plane: ControlPlane, mut door: Door) {
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE.0).keep_alive_timeout(KEEPALIVE.1);
-    let service = TowerToHyperService::new(Ads(control_plane));
+async fn accept(control_plane: ControlPlane, mut door: Door, tls: Option<Acceptor>) {
+    let tls = tls.map(Arc::new);
     // Aborts its tasks when this task ends: the sockets close then.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             next = door.next() => match next {
                 Ok(Some(io)) => {
-                    let (builder, service) = (builder.clone(), service.clone());
+                    let (control_plane, tls) = (control_plane.clone(), tls.clone());
                     connections.spawn(async move {
-                        if let Err(error) = builder.serve_connection(TokioIo::new(io), service).await {
+                        if let Err(error) = connection(control_plane, io, tls).await {
                             tracing::debug!(%error, "connection to the control plane broke");
                         }
                     });
@@ -177,4 +217,26 @@ async fn accept(control_plane: ControlPlane, mut door: Door) {
         }
     }
     while connections.join_next().await.is_some() {}
+}
+
+/// Serves one connection to its end.
+async fn connection(
+    control_plane: ControlPlane,
+    io: Box<dyn Transport>,
+    tls: Option<Arc<Acceptor>>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let (io, peer) = match tls {
+        None => (io, Peer::default()),
+        Some(tls) => {
+            let stream = timeout(HANDSHAKE, tls.accept(io)).await.map_err(|_| "no TLS handshake in time")??;
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let certificates = chain.iter().map(|certificate| certificate.to_vec()).collect();
+            (Box::new(stream) as _, Peer { is_encrypted: true, certificates })
+        }
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE.0).keep_alive_timeout(KEEPALIVE.1);
+    let access = control_plane.access().clone();
+    let service = TowerToHyperService::new(Guarded { services: Ads(control_plane), access, peer: Arc::new(peer) });
+    builder.serve_connection(TokioIo::new(io), service).await
 }

@@ -16,7 +16,7 @@ use super::{
     store::{ClusterReport, LocalityReport, Wanted},
 };
 use crate::{
-    ads::{Again, Backoff, connect::connect, describe, node_message, origin},
+    ads::{Again, Backoff, Dialer, describe, node_message},
     resource::LocalityId,
 };
 use envoy_types::pb::{
@@ -79,8 +79,11 @@ pub(super) async fn run(reporter: Arc<Reporter>) {
 
 async fn streams(reporter: &Reporter) {
     let mut backoff = Backoff::default();
+    let Some(server) = reporter.bootstrap.authorities.server(reporter.server) else { return };
+    // Its own, as the connection is: who reports load for the first time may do so when ADS has no stream.
+    let dialer = Dialer::new(server, &reporter.bootstrap.transport);
     loop {
-        let (cause, delay) = match one_stream(reporter).await {
+        let (cause, delay) = match one_stream(reporter, &dialer).await {
             End::Idle if reporter.close() => return,
             // Somebody came just now.
             End::Idle => continue,
@@ -103,13 +106,10 @@ async fn streams(reporter: &Reporter) {
     }
 }
 
-async fn one_stream(reporter: &Reporter) -> End {
-    let Some(server) = reporter.bootstrap.authorities.server(reporter.server) else {
-        return End::Failed("the bootstrap has no such server".to_owned());
-    };
+async fn one_stream(reporter: &Reporter, dialer: &Dialer) -> End {
     let connection = tokio::select! {
         () = idle(reporter) => return End::Idle,
-        connection = connect(&server.address, &reporter.bootstrap.transport) => match connection {
+        connection = dialer.dial() => match connection {
             Ok(connection) => connection,
             Err(cause) => return End::Failed(cause),
         },
@@ -117,7 +117,7 @@ async fn one_stream(reporter: &Reporter) -> End {
     // One: a report is made when the transport has room for it.
     let (to_wire, mut wire) = mpsc::channel(1);
     let messages = poll_fn(move |cx| wire.poll_recv(cx));
-    let mut client = LoadReportingServiceClient::with_origin(connection, origin(server));
+    let mut client = LoadReportingServiceClient::with_origin(connection, dialer.origin());
     let (settings, mut wanted) = watch::channel(None);
     let opened = Instant::now();
     let mut read = pin!(async {
