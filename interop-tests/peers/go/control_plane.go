@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -16,6 +18,7 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -50,7 +53,7 @@ type snapshot struct {
 
 // controlPlane says "ready ADDRESS" once, "applied VERSION" for each snapshot that it read from stdin, and
 // "ack TYPE VERSION", "nack TYPE MESSAGE" for what its clients answer.
-func controlPlane() error {
+func controlPlane(options ...grpc.ServerOption) error {
 	snapshots := cache.NewSnapshotCache(true, everyNode{}, nil)
 	callbacks := server.CallbackFuncs{
 		StreamRequestFunc: func(_ int64, request *discovery.DiscoveryRequest) error {
@@ -66,7 +69,7 @@ func controlPlane() error {
 	if err != nil {
 		return err
 	}
-	grpcServer := grpc.NewServer()
+	grpcServer := grpc.NewServer(options...)
 	ads := server.NewServer(context.Background(), snapshots, callbacks)
 	discovery.RegisterAggregatedDiscoveryServiceServer(grpcServer, ads)
 	failed := make(chan error, 1)
@@ -86,6 +89,27 @@ func controlPlane() error {
 	grpcServer.Stop()
 	<-failed
 	return commands.Err()
+}
+
+// mutualTLS is grpc-go's TLS with these PEM files; clients must show a certificate of the CA.
+func mutualTLS(certificate, key, clientCA string) (grpc.ServerOption, error) {
+	pair, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := os.ReadFile(clientCA)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(bundle) {
+		return nil, fmt.Errorf("%s: no certificate", clientCA)
+	}
+	return grpc.Creds(credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{pair},
+		ClientCAs:    roots,
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+	})), nil
 }
 
 func apply(snapshots cache.SnapshotCache, command []byte) (string, error) {

@@ -48,6 +48,8 @@ impl ForeignClient {
             }
         };
         command.arg(target).env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string()).env_remove("GRPC_XDS_BOOTSTRAP");
+        // A97 is still behind a switch there.
+        command.env("GRPC_EXPERIMENTAL_XDS_BOOTSTRAP_CALL_CREDS", "true");
         let mut process = Process::start(name, command)?;
         let csds = process.said("ready").await?;
         Ok(Self { process, csds })

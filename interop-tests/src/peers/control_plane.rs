@@ -4,6 +4,7 @@
 
 use super::{PeerError, Process, setup};
 use serde_json::{Value, json};
+use std::path::Path;
 use tokio::process::Command;
 
 /// A go-control-plane process. Every node gets its one snapshot.
@@ -21,8 +22,20 @@ impl GoControlPlane {
     /// # Errors
     /// It could not be set up or started.
     pub async fn start() -> Result<Self, PeerError> {
+        Self::start_with([]).await
+    }
+
+    /// The same with mutual TLS: its certificate, its key, and the CA of its clients, as PEM files.
+    ///
+    /// # Errors
+    /// It could not be set up or started.
+    pub async fn start_mtls(files: [&Path; 3]) -> Result<Self, PeerError> {
+        Self::start_with(files).await
+    }
+
+    async fn start_with<const N: usize>(arguments: [&Path; N]) -> Result<Self, PeerError> {
         let mut command = Command::new(setup::go().await?);
-        command.arg("control-plane");
+        command.arg("control-plane").args(arguments);
         let mut process = Process::start("go-control-plane", command)?;
         let address = process.said("ready").await?;
         Ok(Self { process, address, said: Vec::new() })
