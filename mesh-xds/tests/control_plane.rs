@@ -199,6 +199,28 @@ async fn a_snapshot_with_holes_is_refused_and_the_last_one_served() {
 }
 
 #[tokio::test]
+async fn several_authorities_are_served_side_by_side() {
+    let control_plane = ControlPlane::new();
+    let [east, west] = ["east", "west"]
+        .map(|authority| (format!("xdstp://{authority}/envoy.config.cluster.v3.Cluster/web?a=1&b=2"), authority));
+    control_plane.set_unchecked(clusters(&[&east.0, &west.0, "web"]));
+    let turned_round = |name: &str| name.replace("a=1&b=2", "b=2&a=1");
+
+    let mut ads = Ads::open(&control_plane.in_process(), "node").await.expect("a stream");
+    ads.asks(CDS, &[&turned_round(&west.0), "web"]).await;
+    let response = ads.receives().await;
+    let packed = |name: &str| resources::pack(resources::cluster_eds(name));
+    assert_eq!(response.resources, [packed("web"), packed(&west.0)]);
+    ads.acks(&response, &[&west.0, "web"]).await;
+    soon(control_plane.wait_for_ack(CDS, &turned_round(&west.0))).await;
+
+    let mut delta = Delta::open(&control_plane.in_process()).await;
+    delta.subscribes(CDS, &[&turned_round(&east.0)], &[]).await;
+    let told = delta.receives().await;
+    assert_eq!(told.resources.iter().map(|resource| &resource.name).collect::<Vec<_>>(), [&east.0]);
+}
+
+#[tokio::test]
 async fn what_is_held_arrives_after_its_release() {
     let control_plane = ControlPlane::new();
     control_plane.set_unchecked(clusters(&["a", "b"]).with(resources::listener("l", "r")));

@@ -53,6 +53,7 @@ mod hooks;
 mod json;
 mod load;
 mod loader;
+mod names;
 pub mod resources;
 mod server;
 mod serving;

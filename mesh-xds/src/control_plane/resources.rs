@@ -3,6 +3,7 @@
 //! [`Resources`] holds encoded protobuf: whatever has a type URL and a name can be served, also types and bytes that
 //! nothing here understands. It does NOT validate; [`Resources::check`] looks for dangling references on request.
 
+use super::names::canonical;
 use bytes::Bytes;
 use envoy_types::pb::{
     envoy::{
@@ -80,12 +81,12 @@ impl Resources {
 
     /// Adds bytes under a name, without looking at them: also what is not a valid resource.
     pub fn insert_raw(&mut self, name: &str, resource: Any) {
-        self.types.entry(resource.type_url).or_default().insert(name.into(), resource.value.into());
+        self.types.entry(resource.type_url).or_default().insert((&*canonical(name)).into(), resource.value.into());
     }
 
     /// Removes a resource; tells whether it was there.
     pub fn remove(&mut self, type_url: &str, name: &str) -> bool {
-        self.types.get_mut(type_url).is_some_and(|of_type| of_type.remove(name).is_some())
+        self.types.get_mut(type_url).is_some_and(|of_type| of_type.remove(&*canonical(name)).is_some())
     }
 
     /// Adds everything from `other`, which wins where both have a name.
@@ -97,12 +98,12 @@ impl Resources {
 
     /// The resource of this type and name, decoded; `None` when it is absent or no such message.
     pub fn message<M: Message + Name + Default>(&self, name: &str) -> Option<M> {
-        M::decode(self.types.get(&M::type_url())?.get(name)?.clone()).ok()
+        M::decode(self.types.get(&M::type_url())?.get(&*canonical(name))?.clone()).ok()
     }
 
     /// Whether a resource of this type and name is here.
     pub fn contains(&self, type_url: &str, name: &str) -> bool {
-        self.types.get(type_url).is_some_and(|of_type| of_type.contains_key(name))
+        self.types.get(type_url).is_some_and(|of_type| of_type.contains_key(&*canonical(name)))
     }
 
     /// The names of one type, sorted.

@@ -9,6 +9,7 @@ use super::{
     events::{Dialect, Event, EventReceiver},
     hooks::Hooks,
     load::Loads,
+    names::canonical,
     resources::Resources,
     session::{Manners, Raw, Session},
     snapshot::Snapshot,
@@ -219,7 +220,7 @@ impl ControlPlane {
 
     /// Leaves these names as each client knows them: never heard of, or frozen at the last version it was told.
     pub fn withhold<'a>(&self, type_url: &str, names: impl IntoIterator<Item = &'a str>) {
-        let names = names.into_iter().map(str::to_owned);
+        let names = names.into_iter().map(|name| canonical(name).into_owned());
         self.change_hooks(|hooks| hooks.withheld.entry(type_url.to_owned()).or_default().extend(names));
     }
 

@@ -6,6 +6,7 @@
 
 use super::{
     check::{Holes, Inconsistent, Reference, references},
+    names::canonical,
     resources::Resources,
 };
 use crate::resource::Kind;
@@ -177,7 +178,7 @@ impl Snapshot {
     }
 
     pub(super) fn entry(&self, type_url: &str, name: &str) -> Option<&Arc<Entry>> {
-        self.types.get(type_url)?.entries.get(name)
+        self.types.get(type_url)?.entries.get(&*canonical(name))
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) use self::{
 use super::{
     events::{Dialect, Event, Verdict},
     hooks::Hooks,
+    names::canonical,
     snapshot::{Entry, Snapshot},
 };
 use crate::resource::Kind;
@@ -192,7 +193,7 @@ impl Session {
 
     /// Whether the client has acknowledged `current` as the state of this resource.
     pub(super) fn has_acked(&self, type_url: &str, name: &str, current: Option<&Arc<Entry>>) -> bool {
-        self.subscription(type_url).is_some_and(|subscription| subscription.has_acked(name, current))
+        self.subscription(type_url).is_some_and(|subscription| subscription.has_acked(&canonical(name), current))
     }
 
     /// Why the newest answered response of this type was refused, if it was.
@@ -202,7 +203,7 @@ impl Session {
 
     /// Whether the client is subscribed to this name.
     pub(super) fn wants(&self, type_url: &str, name: &str) -> bool {
-        self.subscription(type_url).is_some_and(|subscription| subscription.wants(name))
+        self.subscription(type_url).is_some_and(|subscription| subscription.wants(&canonical(name)))
     }
 
     fn subscription(&self, type_url: &str) -> Option<&Subscription> {

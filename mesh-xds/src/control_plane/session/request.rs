@@ -3,6 +3,7 @@
 //! SotW lists every name each time, delta lists changes; what else a request carries is the same. What a request means
 //! is NOT decided here.
 
+use crate::control_plane::names::{canonical_all, canonical_string};
 use envoy_types::pb::{
     envoy::{
         config::core::v3::Node,
@@ -61,7 +62,7 @@ impl From<DiscoveryRequest> for Asked {
             version: request.version_info,
             nonce: request.response_nonce,
             error: request.error_detail,
-            names: Names::All(request.resource_names),
+            names: Names::All(canonical_all(request.resource_names)),
         }
     }
 }
@@ -69,7 +70,8 @@ impl From<DiscoveryRequest> for Asked {
 impl From<DeltaDiscoveryRequest> for Asked {
     fn from(request: DeltaDiscoveryRequest) -> Self {
         // In the order of names: a map has none of its own.
-        let mut held: Vec<_> = request.initial_resource_versions.into_iter().collect();
+        let held = request.initial_resource_versions.into_iter();
+        let mut held: Vec<_> = held.map(|(name, version)| (canonical_string(name), version)).collect();
         held.sort_unstable();
         Self {
             node: request.node,
@@ -78,8 +80,8 @@ impl From<DeltaDiscoveryRequest> for Asked {
             nonce: request.response_nonce,
             error: request.error_detail,
             names: Names::Change {
-                subscribe: request.resource_names_subscribe,
-                unsubscribe: request.resource_names_unsubscribe,
+                subscribe: canonical_all(request.resource_names_subscribe),
+                unsubscribe: canonical_all(request.resource_names_unsubscribe),
                 held,
             },
         }
