@@ -115,6 +115,25 @@ async fn standalone_prints_every_change() {
     watcher.says("greeter.prod:8080: 10.0.0.1:80 10.0.0.2:80").await;
 }
 
+#[tokio::test]
+async fn a_control_plane_of_ones_own_tells_groups_of_nodes_different_things() {
+    let mut control_plane = Program::start(env!("CARGO_BIN_EXE_own_control_plane"), &["127.0.0.1:0"], "");
+    let line = control_plane.says("GRPC_XDS_BOOTSTRAP_CONFIG=").await;
+    let (_, stable) = line.split_once('=').expect("as found");
+    let canary = stable.replace(r#""cluster": "stable""#, r#""cluster": "canary""#);
+    let delta = canary.replace(r#""channel_creds""#, r#""server_features": ["delta_ads"], "channel_creds""#);
+    control_plane.hears("* greeter.prod:8080 10.0.0.1:80").await;
+    control_plane.hears("canary greeter.prod:8080 10.0.0.2:80").await;
+    let start = |bootstrap: &str| Program::start(env!("CARGO_BIN_EXE_standalone"), &["greeter.prod:8080"], bootstrap);
+    let (mut stable, mut canary, mut delta) = (start(stable), start(&canary), start(&delta));
+    stable.says("greeter.prod:8080: 10.0.0.1:80").await;
+    canary.says("greeter.prod:8080: 10.0.0.2:80").await;
+    delta.says("greeter.prod:8080: 10.0.0.2:80").await;
+    control_plane.hears("canary greeter.prod:8080 10.0.0.3:80").await;
+    canary.says("greeter.prod:8080: 10.0.0.3:80").await;
+    delta.says("greeter.prod:8080: 10.0.0.3:80").await;
+}
+
 #[test]
 fn the_quickstarts_directory_is_complete() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("mesh");

@@ -1,4 +1,4 @@
-//! A control plane of your own: services and their addresses come in on standard input, clients follow.
+//! A small control plane: services and their addresses come in on standard input, clients follow.
 //!
 //! ```sh
 //! $ cargo run -p examples --bin control_plane
