@@ -4,6 +4,7 @@
 mod connections;
 mod errors;
 mod hostile;
+mod load;
 
 use mesh_xds::{
     Bootstrap, InProcess, ServerAddress, Snapshot, StreamState, Target, TargetName, TargetWatch, XdsClient,
