@@ -123,9 +123,14 @@ impl Views {
             }
         }
         self.all.retain(|choice, assembler| *choice == self.preferred || !assembler.is_empty());
-        for ((server, kind), needs) in &mut needs {
-            needs.watch.retain(|name| self.is_needed(authorities, *server, *kind, name));
-            needs.unwatch.retain(|name| !self.is_needed(authorities, *server, *kind, name));
+        for ((server, kind), Needs { watch, unwatch }) in &mut needs {
+            watch.retain(|name| self.is_needed(authorities, *server, *kind, name));
+            unwatch.retain(|name| !self.is_needed(authorities, *server, *kind, name));
+            // A target and a watch of the resource by itself say the same in one turn.
+            for names in [watch, unwatch] {
+                names.sort_unstable();
+                names.dedup();
+            }
         }
         let publish = looked_at.into_iter().filter_map(|id| Some((id, self.subjects.get_mut(&id)?.news()?))).collect();
         Settled { needs, publish }
@@ -209,8 +214,10 @@ impl Followed {
             // a configuration with holes in it, which an outage makes, is such an error.
             _ => {
                 let last = self.chain.len() - 1;
-                let is_waiting = self.chain[last].value.as_ref().is_none_or(Value::is_pending);
-                let best = self.chain.iter().position(usable).filter(|_| !is_waiting);
+                let waits: fn(&Link) -> bool = |link| link.value.as_ref().is_none_or(Value::is_pending);
+                let usable = self.chain.iter().position(usable).filter(|_| !waits(&self.chain[last]));
+                // The last one may be away while one before it is back, and at work.
+                let best = usable.or_else(|| self.chain.iter().position(waits));
                 self.switch_to(best.unwrap_or(last));
             }
         }
