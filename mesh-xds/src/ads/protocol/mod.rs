@@ -191,8 +191,9 @@ impl Protocol {
     /// The server sent a resource, good or bad, or an error for it: its timer stops.
     pub(crate) fn answered(&mut self, kind: Kind, name: &str) {
         self.names.of(kind).answered(kind, name, &mut self.timers);
-        if let Variant::Delta(types) = &mut self.variant {
-            types.of(kind).answered(name);
+        match &mut self.variant {
+            Variant::Sotw(types) => types.of(kind).answered(name),
+            Variant::Delta(types) => types.of(kind).answered(name),
         }
     }
 
@@ -244,6 +245,18 @@ impl Protocol {
     /// What has to be sent, in order.
     pub(crate) fn take_requests(&mut self) -> Vec<Request> {
         mem::take(&mut self.requests)
+    }
+
+    /// What a timer runs for.
+    #[cfg(test)]
+    pub(crate) fn timed(&self) -> impl Iterator<Item = (Kind, &str)> {
+        self.timers.running()
+    }
+
+    /// What the server is asked for.
+    #[cfg(test)]
+    pub(crate) fn subscribed(&self, kind: Kind) -> std::collections::BTreeSet<String> {
+        self.names.get(kind).into_iter().flat_map(Names::all).map(|name| name.to_string()).collect()
     }
 
     /// Queues a request, if there is a stream; `new` are its names that have not been asked for before.

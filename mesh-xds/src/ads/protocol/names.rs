@@ -65,11 +65,6 @@ impl Names {
         self.waits.contains_key(name)
     }
 
-    /// Whether the name is there, and the server has said nothing about it.
-    pub(super) fn awaits(&self, name: &str) -> bool {
-        self.waits.get(name).is_some_and(|wait| *wait != Wait::Done)
-    }
-
     /// Whether there is a name of which the server has said nothing.
     pub(super) fn awaits_some(&self) -> bool {
         self.waits.values().any(|wait| *wait != Wait::Done)
@@ -195,6 +190,11 @@ impl Timers {
         let due = self.next().is_some_and(|deadline| deadline <= now);
         let (_, kind, name) = due.then(|| self.deadlines.pop_first()).flatten()?;
         Some((kind, name))
+    }
+
+    #[cfg(test)]
+    pub(super) fn running(&self) -> impl Iterator<Item = (Kind, &str)> {
+        self.deadlines.iter().map(|(_, kind, name)| (*kind, &**name))
     }
 
     pub(super) fn clear(&mut self) {

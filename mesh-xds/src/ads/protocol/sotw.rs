@@ -7,10 +7,14 @@ use super::{
     names::{Change, Names},
 };
 use crate::resource::Kind;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// How many names that left a list are remembered on a stream.
 const MOST_DROPPED: usize = 4096;
+
+/// How often a name that returned is made to leave and return once more. Each time may cross with a response again; a
+/// server that answers every list without having the name must not be asked for ever.
+const TRIES: u8 = 4;
 
 /// One type's side of the conversation.
 #[derive(Debug, Default)]
@@ -23,8 +27,9 @@ pub(super) struct Sotw {
     nonce: Arc<str>,
     /// Whether the list changed on this stream after the first request: then it may not have got through.
     changed: bool,
-    /// Names that left the list on this stream; for those that are back, see [`Sotw::answer`].
-    dropped: BTreeSet<Arc<str>>,
+    /// Names that left the list on this stream and were not answered since, with the tries that are left; for those
+    /// that are back, see [`Sotw::answer`].
+    dropped: BTreeMap<Arc<str>, u8>,
 }
 
 impl Sotw {
@@ -39,7 +44,7 @@ impl Sotw {
         if self.dropped.len() + change.left.len() > MOST_DROPPED {
             self.dropped.clear();
         }
-        self.dropped.extend(change.left.iter().take(MOST_DROPPED).cloned());
+        self.dropped.extend(change.left.iter().take(MOST_DROPPED).map(|name| (Arc::clone(name), TRIES)));
         self.list = None;
         self.changed = names.asked();
         self.say(names, None)
@@ -94,11 +99,21 @@ impl Sotw {
     }
 
     /// The list without names that left, came back and are not answered; none if there are no such names.
-    fn without_the_returned(&self, kind: Kind, names: &Names) -> Option<Arc<[Arc<str>]>> {
+    fn without_the_returned(&mut self, kind: Kind, names: &Names) -> Option<Arc<[Arc<str>]>> {
         // A full-state response brings whatever the server believes to be subscribed.
-        if kind.is_full_state() || !self.dropped.iter().any(|name| names.awaits(name)) {
+        if kind.is_full_state() || !self.dropped.keys().any(|name| names.contains(name)) {
             return None;
         }
-        Some(names.all().filter(|name| !(self.dropped.contains(*name) && names.awaits(name))).cloned().collect())
+        let without = names.all().filter(|name| !self.dropped.contains_key(*name)).cloned().collect();
+        self.dropped.retain(|name, tries| {
+            *tries -= u8::from(names.contains(name));
+            *tries > 0
+        });
+        Some(without)
+    }
+
+    /// The server said something about a name.
+    pub(super) fn answered(&mut self, name: &str) {
+        self.dropped.remove(name);
     }
 }
