@@ -8,7 +8,7 @@ use crate::{
     mesh::{ClusterSettings, Mesh, TargetError},
 };
 use http::{HeaderValue, uri::Authority};
-use mesh_xds::{Bootstrap, TargetName};
+use mesh_xds::{Bootstrap, Resolve, TargetName};
 use std::{fmt, time::Duration};
 use tokio::runtime::Handle;
 
@@ -35,6 +35,13 @@ impl MeshBuilder {
     #[must_use]
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
+        self
+    }
+
+    /// Who looks up the names of LOGICAL_DNS and STRICT_DNS clusters, in place of the system's resolver.
+    #[must_use]
+    pub fn resolver(mut self, resolver: impl Resolve) -> Self {
+        self.bootstrap = self.bootstrap.with_resolver(resolver);
         self
     }
 

@@ -282,6 +282,7 @@ impl Clusters {
             max_pending: self.settings.max_pending,
             tasks: self.mesh.tasks.clone(),
             loads: self.mesh.xds.load_reports(),
+            name_failures: self.mesh.xds.name_failures(),
         };
         let cluster = Arc::new(Cluster::new(update.clone(), options));
         clusters.insert(key, Arc::downgrade(&cluster));

@@ -15,6 +15,7 @@ mod client;
 pub mod control_plane;
 mod csds;
 pub mod decode;
+mod dns;
 mod in_process;
 pub mod load;
 mod log;
@@ -26,8 +27,9 @@ mod status;
 mod tls;
 
 pub use bootstrap::{Authority, Bootstrap, BootstrapBuilder, BootstrapError, ServerAddress, ServerId, XdsServer};
-pub use client::{Closed, ResourceUpdate, ResourceWatch, TargetName, TargetWatch, XdsClient};
+pub use client::{Closed, NameFailures, ResourceUpdate, ResourceWatch, TargetName, TargetWatch, XdsClient};
 pub use csds::CsdsService;
+pub use dns::{Lookup, Resolve, Resolved};
 pub use in_process::InProcess;
 pub use log::Limiter;
 pub use snapshot::{ClusterConfig, ClusterError, Leaves, ResolvedCluster, Snapshot, Target};

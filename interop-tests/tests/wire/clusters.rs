@@ -139,18 +139,6 @@ features! {
         }
     }
 
-    logical_dns {
-        row: "a LOGICAL_DNS cluster, not supported yet, fails its own calls alone", source: "A37, `Cluster.type: LOGICAL_DNS`",
-        config: "{clusters: {a: {type: LOGICAL_DNS, eds_cluster_config: null, load_assignment: {cluster_name: a, endpoints: [
-                    {lb_endpoints: [{endpoint: {address: {socket_address: {address: localhost, port_value: 1}}}}]}]}}},
-                  routes: [{match: {prefix: /b}, route: {cluster: b}}, {match: {prefix: ''}, route: {cluster: a}}]}",
-        strip: [("/clusters/a", "{}")],
-        |world| {
-            fails("Unavailable", &["\"a\"", "type: LOGICAL_DNS is not supported", "in-process"], world.call(grpc()).await)?;
-            from("b", world.call(get("/b")).await)
-        }
-    }
-
     // === What is not supported ===
 
     without_effect {

@@ -9,7 +9,9 @@
 //!
 //! A worker starts at the first call (or `ready`): a cluster that nobody uses costs no task and no connection. It
 //! ends when the last table that names the cluster is gone; calls that still wait for it are then routed again.
-//! This room does NOT know routes.
+//! An aggregate runs the endpoints of its leaves itself, as one list of priorities; a cluster that is used directly as
+//! well has "two connection sets" (A37), since what an aggregate needs of it is another question than what its own
+//! calls need. This room does NOT know routes.
 
 mod backend;
 mod load;
@@ -28,7 +30,7 @@ use crate::{
 use arc_swap::ArcSwap;
 #[cfg(feature = "http1")]
 use mesh_xds::resource::HttpProtocol;
-use mesh_xds::{ClusterConfig, load::LoadReports, resource::ClusterName};
+use mesh_xds::{ClusterConfig, NameFailures, load::LoadReports, resource::ClusterName};
 use std::{
     fmt,
     net::SocketAddr,
@@ -47,6 +49,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) tasks: Tasks,
     /// Where clusters report their load.
     pub(crate) loads: LoadReports,
+    /// Told of endpoints that fail, of clusters whose endpoints are looked up by DNS.
+    pub(crate) name_failures: NameFailures,
 }
 
 /// A configuration of a cluster, with the number of the snapshot that it came with.
@@ -273,7 +277,7 @@ fn backoff(failures: u32, jitter: f64) -> Duration {
 mod tests {
     use super::{Backends, Cluster, ClusterOptions, NoPick, Update, backoff};
     use crate::{endpoint::Protocol, error::Cause, task::Tasks};
-    use mesh_xds::{ClusterConfig, ClusterError, load::LoadReports, resource::ClusterName};
+    use mesh_xds::{ClusterConfig, ClusterError, NameFailures, load::LoadReports, resource::ClusterName};
     use std::{sync::Arc, time::Duration};
     use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 
@@ -287,7 +291,13 @@ mod tests {
         let tasks = Tasks::new(Handle::current());
         let cluster = Cluster::new(
             first,
-            ClusterOptions { dial: Arc::default(), max_pending: 2, tasks, loads: LoadReports::default() },
+            ClusterOptions {
+                dial: Arc::default(),
+                max_pending: 2,
+                tasks,
+                loads: LoadReports::default(),
+                name_failures: NameFailures::default(),
+            },
         );
         let backends = Arc::clone(cluster.backends(Protocol::Http2));
         (cluster, backends)

@@ -17,7 +17,7 @@ use crate::{
 };
 use mesh_xds::{
     ResolvedCluster,
-    resource::{Addresses, DropOverload, LbPolicy},
+    resource::{Addresses, Cluster, Discovery, DropOverload, LbPolicy},
 };
 use rustc_hash::FxHashMap;
 use slotmap::{SlotMap, new_key_type};
@@ -142,7 +142,7 @@ impl Roster {
             None => Wanted::new(&source.endpoints, joined.as_deref()),
             Some(_) => Wanted::nothing(),
         };
-        let (order, stopped) = self.reconcile(policy, &old, &wanted.addresses);
+        let (order, stopped) = self.reconcile(outlives_its_list(&source.cluster), &old, &wanted.addresses);
         let (leaf, start) = (self.leaves.len(), self.priorities.len());
         let mut next = 0;
         for (index, localities) in wanted.priorities.into_iter().enumerate() {
@@ -186,7 +186,7 @@ impl Roster {
     }
 
     /// Ids for `wanted`, in order: those of `old` where the addresses are known; the rest of `old` is retired.
-    fn reconcile(&mut self, policy: &LbPolicy, old: &[Id], wanted: &[&Addresses]) -> (Vec<Id>, usize) {
+    fn reconcile(&mut self, outlives: bool, old: &[Id], wanted: &[&Addresses]) -> (Vec<Id>, usize) {
         let same = |id: &Id, addresses: &Addresses| {
             self.backends.get(*id).is_some_and(|backend| backend.addresses() == addresses)
         };
@@ -208,10 +208,8 @@ impl Roster {
         let mut order = Vec::with_capacity(wanted.len());
         order.extend_from_slice(&old[..head]);
         for &addresses in &wanted[head..wanted.len() - tail] {
-            let kept = known.remove(addresses).or_else(|| match policy {
-                LbPolicy::PickFirst { .. } => self.outlives(&mut known, addresses),
-                _ => None,
-            });
+            let same = known.remove(addresses);
+            let kept = same.or_else(|| outlives.then(|| self.outlives(&mut known, addresses)).flatten());
             order.push(kept.unwrap_or_else(|| self.backends.insert(Backend::new(Addresses::clone(addresses)))));
         }
         order.extend_from_slice(&old[old.len() - tail..]);
@@ -220,7 +218,7 @@ impl Roster {
         (order, stopped)
     }
 
-    /// pick_first: "if the currently selected subchannel's address is in the new list, keep it" (A61, as grpc-go does).
+    /// "If the currently selected subchannel's address is in the new list, keep it" (A61, as grpc-go does).
     fn outlives(&mut self, known: &mut FxHashMap<Addresses, Id>, addresses: &Addresses) -> Option<Id> {
         let among = |(old, id): (&Addresses, &Id)| {
             let peer = self.backends.get(*id)?.connection()?.peer;
@@ -361,6 +359,12 @@ impl Roster {
         self.priorities.iter().position(|priority| priority.child == child)
     }
 
+    /// How the endpoints of a priority are found.
+    pub(super) fn discovery(&self, index: usize) -> Option<&Discovery> {
+        let priority = self.priorities.get(index)?;
+        Some(&self.leaves[priority.leaf].source.cluster.discovery)
+    }
+
     pub(super) fn priorities(&self) -> usize {
         self.priorities.len()
     }
@@ -428,6 +432,12 @@ impl Roster {
         };
         self.priorities.iter().enumerate().map(of_priority).collect()
     }
+}
+
+/// Whether a connection stays while its address is in the newest list, whatever else is there: what pick_first does (A61),
+/// and what a LOGICAL_DNS name wants, whose servers rotate their answers.
+fn outlives_its_list(cluster: &Cluster) -> bool {
+    matches!(cluster.lb_policy, LbPolicy::PickFirst { .. }) || matches!(cluster.discovery, Discovery::LogicalDns { .. })
 }
 
 impl Drop for Roster {

@@ -3,12 +3,9 @@
 //! Here policies differ: for pick_first all addresses of a priority are one endpoint. This file does NOT know who is
 //! connected.
 
+use crate::endpoint::interleaved;
 use mesh_xds::resource::{Addresses, Cluster, ClusterLoadAssignment, Endpoint, LbPolicy, Locality, TransportSocket};
-use std::{
-    collections::{BTreeSet, VecDeque},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::sync::Arc;
 
 /// Why a cluster must not be connected to, if so.
 pub(super) fn refusal(cluster: &Cluster) -> Option<Arc<str>> {
@@ -77,26 +74,10 @@ pub(super) fn joined(policy: &LbPolicy, assignment: &ClusterLoadAssignment) -> O
         if *shuffle {
             fastrand::shuffle(&mut endpoints);
         }
-        interleaved(endpoints.into_iter().flat_map(|endpoint| endpoint.addresses.iter()).collect())
+        let mut order = interleaved(endpoints.into_iter().flat_map(|endpoint| endpoint.addresses.iter())).into_iter();
+        Some(Addresses { first: order.next()?, additional: order.collect() })
     };
     Some(assignment.priorities.iter().map(join).collect())
-}
-
-/// Deduplicated, families in turn, starting with the first one's (A61).
-fn interleaved(addresses: Vec<SocketAddr>) -> Option<Addresses> {
-    let first_is_v6 = addresses.first()?.is_ipv6();
-    let mut seen = BTreeSet::new();
-    let unique: Vec<_> = addresses.into_iter().filter(|address| seen.insert(*address)).collect();
-    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
-        unique.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
-    let mut order = Vec::with_capacity(first.len() + second.len());
-    while let Some(address) = first.pop_front() {
-        order.push(address);
-        order.extend(second.pop_front());
-    }
-    order.extend(second);
-    let mut order = order.into_iter();
-    Some(Addresses { first: order.next()?, additional: order.collect() })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::wakeups::Wakeups;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use mesh_xds::resource::ClusterName;
 use std::{
+    collections::BTreeSet,
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
@@ -85,7 +86,7 @@ impl Dial {
     /// Connects, reports what happens through `report` (false = nobody listens any more), and drives the connection.
     pub(crate) async fn run(self, report: impl Fn(ConnectionEvent) -> bool) {
         let deadline = Instant::now() + self.options.connect_timeout;
-        let connected = timeout_at(deadline, happy_eyeballs(self.endpoint.addresses.iter().collect())).await;
+        let connected = timeout_at(deadline, happy_eyeballs(interleaved(self.endpoint.addresses.iter()))).await;
         let (io, peer) = match connected {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
@@ -108,6 +109,22 @@ impl Dial {
             Protocol::Http1 => super::h1::run(io, peer, gate, &self.options, self.tasks, connection, report).await,
         }
     }
+}
+
+/// Each once, families in turn, starting with the first one's (A61).
+pub(crate) fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut seen = BTreeSet::new();
+    let unique: Vec<_> = addresses.filter(|address| seen.insert(*address)).collect();
+    let first_is_v6 = unique.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = unique.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut order = Vec::with_capacity(first.len() + second.len());
+    let mut second = second.into_iter();
+    for address in first {
+        order.push(address);
+        order.extend(second.next());
+    }
+    order.extend(second);
+    order
 }
 
 /// Starts an address every 250 ms, or as soon as the one before has failed; the first that connects wins.

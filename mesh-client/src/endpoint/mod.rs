@@ -18,7 +18,7 @@ mod h1;
 mod h2;
 mod upload;
 
-pub(crate) use connect::{Dial, DialOptions, Keepalive};
+pub(crate) use connect::{Dial, DialOptions, Keepalive, interleaved};
 pub(crate) use upload::Upload;
 
 use crate::wakeups::Wakeups;

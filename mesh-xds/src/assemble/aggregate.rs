@@ -49,7 +49,7 @@ impl Assembler {
             let late = flat.leaves.iter().any(|leaf| self.nodes.get(leaf).is_some_and(Node::is_behind));
             keep = flat.members;
             if let Some(node) = self.nodes.get_mut(name) {
-                changed = node.compose(name, outcome, missing, &mut self.endpoints);
+                changed = node.compose(name, outcome, missing, &mut self.origins);
                 if late {
                     node.fall_behind();
                 }

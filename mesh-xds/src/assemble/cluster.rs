@@ -4,11 +4,12 @@
 //! has not come) the last complete value stays. What an aggregate refers to is looked up by the assembler, which then
 //! says what came of it. It does NOT know who refers to it.
 
-use super::References;
+use super::{References, dns};
 use crate::{
     bootstrap::ServerId,
     cache::{Lookup, Sources},
-    resource::{Cluster, ClusterLoadAssignment, ClusterName, Discovery, Kind, Resource},
+    dns::Answers,
+    resource::{Cluster, ClusterLoadAssignment, ClusterName, Discovery, DnsName, Kind, Resource},
     snapshot::{ClusterConfig, ClusterError, Leaves, ResolvedCluster},
 };
 use rustc_hash::FxHashMap;
@@ -24,6 +25,8 @@ pub(super) struct Node {
     unreachable: Option<Arc<ClusterConfig>>,
     /// EDS resources that `config`, or the value to come, is made of.
     endpoints: BTreeSet<Arc<str>>,
+    /// DNS names, likewise.
+    names: BTreeSet<DnsName>,
     /// An update is incomplete, and `config` is what was complete before it.
     behind: bool,
     /// What its newest resource makes of it.
@@ -43,6 +46,20 @@ enum Role {
     Aggregate(Arc<[ClusterName]>),
     Failed(ClusterError),
     Unreachable(ClusterError),
+}
+
+/// EDS resources and DNS names, and the clusters that are made of them.
+#[derive(Debug, Default)]
+pub(super) struct Origins {
+    pub(super) endpoints: References<ClusterName>,
+    pub(super) names: References<ClusterName, DnsName>,
+}
+
+/// What the newest resource of a cluster is made of.
+#[derive(Debug, Default)]
+struct Wanted {
+    endpoints: Option<Arc<str>>,
+    names: BTreeSet<DnsName>,
 }
 
 /// What a lookup makes of a cluster.
@@ -106,10 +123,11 @@ impl Node {
 
     /// For people: `waiting for Cluster "c"`.
     pub(super) fn describe_missing(&self, name: &ClusterName) -> String {
-        match (&self.missing, self.endpoints.last()) {
-            (Some(missing), _) => format!("{missing} of aggregate cluster {name:?}"),
-            (None, None) => format!("waiting for {} {name:?}", Kind::Cluster),
-            (None, Some(endpoints)) => format!("waiting for {} {endpoints:?} of cluster {name:?}", Kind::Endpoints),
+        match (&self.missing, self.endpoints.last(), self.names.last()) {
+            (Some(missing), ..) => format!("{missing} of aggregate cluster {name:?}"),
+            (None, Some(endpoints), _) => format!("waiting for {} {endpoints:?} of cluster {name:?}", Kind::Endpoints),
+            (None, None, Some(dns)) => format!("waiting for DNS name \"{dns}\" of cluster {name:?}"),
+            (None, None, None) => format!("waiting for {} {name:?}", Kind::Cluster),
         }
     }
 
@@ -120,38 +138,49 @@ impl Node {
         &mut self,
         name: &ClusterName,
         cache: &Sources<'_>,
-        references: &mut References<ClusterName>,
+        answers: &Answers,
+        origins: &mut Origins,
     ) -> bool {
         self.server = cache.server(name.as_str());
-        let (role, outcome, wanted) = self.read(name, cache);
+        let (role, outcome, wanted) = self.read(name, cache, answers);
         let mut differs = role != self.role;
         self.role = role;
-        if let Some(wanted) = &wanted
-            && self.endpoints.insert(Arc::clone(wanted))
+        if let Some(endpoints) = &wanted.endpoints
+            && self.endpoints.insert(Arc::clone(endpoints))
         {
-            references.add(wanted, name.clone());
+            origins.endpoints.add(endpoints, name.clone());
             differs = true;
+        }
+        for dns in &wanted.names {
+            if self.names.insert(dns.clone()) {
+                origins.names.add(dns, name.clone());
+                differs = true;
+            }
         }
         if self.children().is_none() {
             self.missing = None;
             differs |= self.accept(name, outcome);
         }
-        self.keep_endpoints(name, wanted.as_ref(), references);
+        self.keep_origins(name, &wanted, origins);
         differs
     }
 
     /// What neither the value that is kept nor the one to come is made of is given up.
-    fn keep_endpoints(
-        &mut self,
-        name: &ClusterName,
-        wanted: Option<&Arc<str>>,
-        references: &mut References<ClusterName>,
-    ) {
-        let serving = self.config.as_deref().and_then(own_leaf).and_then(|leaf| service_name(&leaf.cluster));
+    fn keep_origins(&mut self, name: &ClusterName, wanted: &Wanted, origins: &mut Origins) {
+        let serving = self.config.as_deref().and_then(own_leaf).map(|leaf| &leaf.cluster.discovery);
         self.endpoints.retain(|held| {
-            let keep = wanted == Some(held) || serving == Some(&**held);
+            let serves = matches!(serving, Some(Discovery::Eds { service_name }) if **service_name == **held);
+            let keep = serves || wanted.endpoints.as_ref() == Some(held);
             if !keep {
-                references.remove(held, name.clone());
+                origins.endpoints.remove(held, name.clone());
+            }
+            keep
+        });
+        let serving_names = serving.map(dns::names).unwrap_or_default();
+        self.names.retain(|held| {
+            let keep = wanted.names.contains(held) || serving_names.contains(held);
+            if !keep {
+                origins.names.remove(held, name.clone());
             }
             keep
         });
@@ -173,38 +202,53 @@ impl Node {
     }
 
     /// Gives up what it needs.
-    pub(super) fn release(self, name: &ClusterName, references: &mut References<ClusterName>) {
-        for held in self.endpoints {
-            references.remove(&held, name.clone());
-        }
+    pub(super) fn release(mut self, name: &ClusterName, origins: &mut Origins) {
+        self.rest(name, origins);
     }
 
-    fn read(&self, name: &ClusterName, cache: &Sources<'_>) -> (Role, Outcome, Option<Arc<str>>) {
+    fn read(&self, name: &ClusterName, cache: &Sources<'_>, answers: &Answers) -> (Role, Outcome, Wanted) {
+        let nothing = Wanted::default();
         let (cluster, note, deleted) = match cache.lookup(Kind::Cluster, name.as_str()) {
             Lookup::Usable { value: Resource::Cluster(cluster), note, deleted } => (cluster, note, deleted),
-            Lookup::Usable { .. } | Lookup::Pending => return (Role::Pending, Outcome::Incomplete, None),
+            Lookup::Usable { .. } | Lookup::Pending => return (Role::Pending, Outcome::Incomplete, nothing),
             Lookup::Failed(text) => {
                 let error = ClusterError(text);
-                return (Role::Failed(error.clone()), Outcome::Complete(Err(error)), None);
+                return (Role::Failed(error.clone()), Outcome::Complete(Err(error)), nothing);
             }
             Lookup::Unreachable(text) => {
                 let error = ClusterError(text);
-                return (Role::Unreachable(error.clone()), Outcome::Unreachable(Err(error)), None);
+                return (Role::Unreachable(error.clone()), Outcome::Unreachable(Err(error)), nothing);
             }
         };
         match &cluster.discovery {
-            Discovery::Static(endpoints) => (Role::Leaf, self.complete(cluster, endpoints, note), None),
-            Discovery::LogicalDns { .. } => {
-                let what = "type: LOGICAL_DNS is not supported yet";
-                let error = ClusterError(cache.text(Kind::Cluster, name.as_str(), what));
-                (Role::Failed(error.clone()), Outcome::Complete(Err(error)), None)
-            }
-            Discovery::Aggregate(children) => (Role::Aggregate(Arc::clone(children)), Outcome::Incomplete, None),
+            Discovery::Static(endpoints) => (Role::Leaf, self.complete(cluster, endpoints, note), nothing),
+            Discovery::Aggregate(children) => (Role::Aggregate(Arc::clone(children)), Outcome::Incomplete, nothing),
             Discovery::Eds { service_name } => {
                 let outcome = self.with_endpoints(cluster, service_name, note, deleted, cache);
-                (Role::Leaf, outcome, Some(service_name.as_str().into()))
+                (Role::Leaf, outcome, Wanted { endpoints: Some(service_name.as_str().into()), ..nothing })
+            }
+            Discovery::LogicalDns { .. } | Discovery::StrictDns { .. } => {
+                let outcome = self.with_answers(cluster, note, cache, answers);
+                (Role::Leaf, outcome, Wanted { names: dns::names(&cluster.discovery), ..nothing })
             }
         }
+    }
+
+    fn with_answers(
+        &self,
+        cluster: &Arc<Cluster>,
+        note: Option<Arc<str>>,
+        cache: &Sources<'_>,
+        answers: &Answers,
+    ) -> Outcome {
+        let Some((endpoints, problem)) = dns::endpoints(cluster, answers) else { return Outcome::Incomplete };
+        let problem = problem.map(|problem| cache.text(Kind::Cluster, cluster.name.as_str(), problem));
+        let held = self.config_or_unreachable().map(Arc::as_ref).and_then(own_leaf).map(|leaf| &leaf.endpoints);
+        let endpoints = match held {
+            Some(held) if **held == endpoints => Arc::clone(held),
+            _ => Arc::new(endpoints),
+        };
+        self.complete(cluster, &endpoints, problem.or(note))
     }
 
     fn with_endpoints(
@@ -283,12 +327,12 @@ impl Node {
         name: &ClusterName,
         outcome: Outcome,
         missing: Option<Arc<str>>,
-        references: &mut References<ClusterName>,
+        origins: &mut Origins,
     ) -> bool {
         let waits_for_another = std::mem::replace(&mut self.missing, missing) != self.missing;
         let differs = self.accept(name, outcome);
         // Those of the time when it was no aggregate.
-        self.keep_endpoints(name, None, references);
+        self.keep_origins(name, &Wanted::default(), origins);
         differs || waits_for_another
     }
 
@@ -315,11 +359,9 @@ impl Node {
     }
 
     /// No target refers to an aggregate any more; others may pass through it.
-    pub(super) fn rest(&mut self, name: &ClusterName, references: &mut References<ClusterName>) {
+    pub(super) fn rest(&mut self, name: &ClusterName, origins: &mut Origins) {
         (self.config, self.unreachable, self.missing, self.behind) = (None, None, None, false);
-        for held in std::mem::take(&mut self.endpoints) {
-            references.remove(&held, name.clone());
-        }
+        self.keep_origins(name, &Wanted::default(), origins);
     }
 }
 

@@ -13,16 +13,18 @@
 
 mod aggregate;
 mod cluster;
+mod dns;
 mod references;
 mod single;
 mod target;
 
 use crate::{
     cache::{Lookup, Sources},
-    resource::{ClusterName, Kind},
+    dns::Answers,
+    resource::{ClusterName, DnsName, Kind},
     snapshot::Target,
 };
-use cluster::Node;
+use cluster::{Node, Origins};
 pub(crate) use references::Needs;
 use references::References;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -44,7 +46,7 @@ pub(crate) struct Assembler {
     listeners: References<TargetId>,
     routes: References<TargetId>,
     clusters: References<ClusterUser>,
-    endpoints: References<ClusterName>,
+    origins: Origins,
     /// Targets whose listener or routes may be different.
     dirty_targets: BTreeSet<TargetId>,
     /// Clusters whose resource or endpoints may be different.
@@ -89,6 +91,8 @@ enum ClusterUser {
 pub(crate) struct Settled {
     /// What became needed and what stopped being needed, in the order of references.
     pub(crate) needs: Vec<(Kind, Needs)>,
+    /// The same of DNS names.
+    pub(crate) names: Needs<DnsName>,
     /// Everything that was looked at.
     pub(crate) looked_at: BTreeSet<TargetId>,
     /// New values.
@@ -125,10 +129,15 @@ impl Assembler {
             Kind::Listener => self.dirty_targets.extend(self.listeners.users(name)),
             Kind::RouteConfig => self.dirty_targets.extend(self.routes.users(name)),
             Kind::Cluster => self.dirty_nodes.extend(self.nodes.get_key_value(name).map(|(name, _)| name.clone())),
-            Kind::Endpoints => self.dirty_nodes.extend(self.endpoints.users(name)),
+            Kind::Endpoints => self.dirty_nodes.extend(self.origins.endpoints.users(name)),
             // Watched one by one, no part of a target.
             Kind::Other(_) => {}
         }
+    }
+
+    /// A DNS name may stand for something else now.
+    pub(crate) fn name_changed(&mut self, name: &DnsName) {
+        self.dirty_nodes.extend(self.origins.names.users(name));
     }
 
     /// Everything may look different: the control plane went away or came back.
@@ -150,9 +159,14 @@ impl Assembler {
                 Kind::Listener => self.listeners.is_used(name),
                 Kind::RouteConfig => self.routes.is_used(name),
                 Kind::Cluster => self.clusters.is_used(name),
-                Kind::Endpoints => self.endpoints.is_used(name),
+                Kind::Endpoints => self.origins.endpoints.is_used(name),
                 Kind::Other(_) => false,
             }
+    }
+
+    /// Whether something is made of a DNS name.
+    pub(crate) fn needs_name(&self, name: &DnsName) -> bool {
+        self.origins.names.is_used(name)
     }
 
     /// Whether the last word has been said on all that a subject refers to now. An outage is no word.
@@ -188,7 +202,7 @@ impl Assembler {
     }
 
     /// Follows the references of what changed, once, and says what came of it.
-    pub(crate) fn settle(&mut self, cache: &Sources<'_>) -> Settled {
+    pub(crate) fn settle(&mut self, cache: &Sources<'_>, answers: &Answers) -> Settled {
         let mut settled = Settled::default();
         // Listener and routes first: they say which clusters are needed ...
         let mut recheck = mem::take(&mut self.dirty_targets);
@@ -196,7 +210,7 @@ impl Assembler {
             self.plan(id, cache);
         }
         // ... then the clusters, each once for all targets ...
-        self.resolve_clusters(cache, &mut recheck);
+        self.resolve_clusters(cache, answers, &mut recheck);
         // ... then what that makes of each target. Only here are references given up.
         for &id in &recheck {
             self.publish(id, &mut settled);
@@ -209,9 +223,10 @@ impl Assembler {
             (Kind::Listener, self.listeners.settle()),
             (Kind::RouteConfig, self.routes.settle()),
             (Kind::Cluster, self.clusters.settle()),
-            (Kind::Endpoints, self.endpoints.settle()),
+            (Kind::Endpoints, self.origins.endpoints.settle()),
         ];
         settled.needs.extend(self.singles.needs());
+        settled.names = self.origins.names.settle();
         settled
     }
 
@@ -251,10 +266,10 @@ impl Assembler {
 
     // === Clusters ===
 
-    fn resolve_clusters(&mut self, cache: &Sources<'_>, recheck: &mut BTreeSet<TargetId>) {
+    fn resolve_clusters(&mut self, cache: &Sources<'_>, answers: &Answers, recheck: &mut BTreeSet<TargetId>) {
         loop {
             for name in mem::take(&mut self.dirty_nodes) {
-                self.resolve(&name, cache, recheck);
+                self.resolve(&name, cache, answers, recheck);
             }
             // What an aggregate names may be new here: one more level.
             for name in self.dirty_aggregates.clone() {
@@ -269,14 +284,20 @@ impl Assembler {
         }
     }
 
-    fn resolve(&mut self, name: &ClusterName, cache: &Sources<'_>, recheck: &mut BTreeSet<TargetId>) {
+    fn resolve(
+        &mut self,
+        name: &ClusterName,
+        cache: &Sources<'_>,
+        answers: &Answers,
+        recheck: &mut BTreeSet<TargetId>,
+    ) {
         let Some(node) = self.nodes.get_mut(name) else { return };
-        let changed = node.resolve(name, cache, &mut self.endpoints);
+        let changed = node.resolve(name, cache, answers, &mut self.origins);
         if node.is_composed() {
             if self.clusters.any(name.as_str(), |user| matches!(user, ClusterUser::Target(_))) {
                 self.dirty_aggregates.insert(name.clone());
             } else {
-                node.rest(name, &mut self.endpoints);
+                node.rest(name, &mut self.origins);
             }
         }
         self.note(name, changed, recheck);
@@ -331,7 +352,7 @@ impl Assembler {
             if !wanted && self.nodes.get(&name).is_some_and(Node::is_composed) {
                 self.keep_members(&name, BTreeSet::new());
                 if let Some(node) = self.nodes.get_mut(&name) {
-                    node.rest(&name, &mut self.endpoints);
+                    node.rest(&name, &mut self.origins);
                 }
             }
             self.drop_if_unused(&name);
@@ -344,7 +365,7 @@ impl Assembler {
             && let Some(node) = self.nodes.remove(name)
         {
             self.behind_nodes.remove(name);
-            node.release(name, &mut self.endpoints);
+            node.release(name, &mut self.origins);
         }
     }
 }

@@ -6,68 +6,85 @@
 
 use rustc_hash::FxHashMap;
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
+    hash::Hash,
     mem,
     sync::Arc,
 };
 
 /// A difference of what is needed.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Needs {
+#[derive(Debug, PartialEq)]
+pub(crate) struct Needs<N = Arc<str>> {
     /// Needed from now on, and was not.
-    pub(crate) watch: Vec<Arc<str>>,
+    pub(crate) watch: Vec<N>,
     /// Was needed, and is not any more.
-    pub(crate) unwatch: Vec<Arc<str>>,
+    pub(crate) unwatch: Vec<N>,
+}
+
+impl<N> Default for Needs<N> {
+    fn default() -> Self {
+        Self { watch: Vec::new(), unwatch: Vec::new() }
+    }
 }
 
 #[derive(Debug)]
-pub(super) struct References<U> {
-    users: FxHashMap<Arc<str>, BTreeSet<U>>,
+pub(super) struct References<U, N = Arc<str>> {
+    users: FxHashMap<N, BTreeSet<U>>,
     /// Names whose users changed in this turn, and whether there were any before.
-    touched: BTreeMap<Arc<str>, bool>,
+    touched: BTreeMap<N, bool>,
 }
 
-impl<U> Default for References<U> {
+impl<U, N> Default for References<U, N> {
     fn default() -> Self {
         Self { users: FxHashMap::default(), touched: BTreeMap::new() }
     }
 }
 
-impl<U: Clone + Ord> References<U> {
+impl<U: Clone + Ord, N: Clone + Ord + Hash> References<U, N> {
     /// `user` refers to `name`; once is enough.
-    pub(super) fn add(&mut self, name: &Arc<str>, user: U) {
+    pub(super) fn add(&mut self, name: &N, user: U) {
         let was_used = self.is_used(name);
-        if self.users.entry(Arc::clone(name)).or_default().insert(user) {
-            self.touched.entry(Arc::clone(name)).or_insert(was_used);
+        if self.users.entry(name.clone()).or_default().insert(user) {
+            self.touched.entry(name.clone()).or_insert(was_used);
         }
     }
 
     /// `user` does not refer to `name` any more.
-    pub(super) fn remove(&mut self, name: &Arc<str>, user: U) {
+    pub(super) fn remove(&mut self, name: &N, user: U) {
         let Some(users) = self.users.get_mut(name) else { return };
         if users.remove(&user) {
-            self.touched.entry(Arc::clone(name)).or_insert(true);
+            self.touched.entry(name.clone()).or_insert(true);
         }
         if users.is_empty() {
             self.users.remove(name);
         }
     }
 
-    pub(super) fn is_used(&self, name: &str) -> bool {
+    pub(super) fn is_used<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> bool
+    where
+        N: Borrow<Q>,
+    {
         self.users.contains_key(name)
     }
 
-    pub(super) fn users(&self, name: &str) -> Vec<U> {
+    pub(super) fn users<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Vec<U>
+    where
+        N: Borrow<Q>,
+    {
         self.users.get(name).map(|users| users.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// Whether some user of `name` is such a one.
-    pub(super) fn any(&self, name: &str, is_such: impl Fn(&U) -> bool) -> bool {
+    pub(super) fn any<Q: Hash + Eq + ?Sized>(&self, name: &Q, is_such: impl Fn(&U) -> bool) -> bool
+    where
+        N: Borrow<Q>,
+    {
         self.users.get(name).is_some_and(|users| users.iter().any(is_such))
     }
 
     /// What became needed and what stopped being needed since the last time.
-    pub(super) fn settle(&mut self) -> Needs {
+    pub(super) fn settle(&mut self) -> Needs<N> {
         let mut needs = Needs::default();
         for (name, was_used) in mem::take(&mut self.touched) {
             match (was_used, self.is_used(&name)) {

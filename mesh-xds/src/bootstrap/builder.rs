@@ -135,6 +135,7 @@ impl BootstrapBuilder {
             node: self.node,
             certificate_providers: BTreeSet::new(),
             transport: TransportOptions::default(),
+            resolver: crate::dns::Resolver::default(),
         })
     }
 }

@@ -18,7 +18,11 @@ pub(crate) use credentials::{CallCredentials, ChannelCredentials};
 pub(crate) use server::{Feature, Transport};
 pub use server::{ServerAddress, ServerId, XdsServer};
 
-use crate::{name::percent_encode, resource::Invalid};
+use crate::{
+    dns::{Resolve, Resolver},
+    name::percent_encode,
+    resource::Invalid,
+};
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 /// A validated bootstrap. Two with the same servers and node share one `XdsClient`.
@@ -40,6 +44,8 @@ pub struct Bootstrap {
     /// Names of `certificate_providers`: a TLS context may refer to no others (A29).
     pub(crate) certificate_providers: BTreeSet<String>,
     pub(crate) transport: TransportOptions,
+    /// For clusters whose endpoints are looked up by DNS.
+    pub(crate) resolver: Resolver,
 }
 
 /// Who is asking. `metadata` goes to the control plane verbatim: istiod finds a workload by it.
@@ -110,6 +116,15 @@ impl Bootstrap {
         self
     }
 
+    /// Who looks up the names of LOGICAL_DNS and STRICT_DNS clusters, in place of the system's resolver.
+    ///
+    /// Bootstraps with different resolvers have different clients.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: impl Resolve) -> Self {
+        self.resolver = Resolver::new(resolver);
+        self
+    }
+
     /// How long after it was asked for a resource may be missing before it counts as not existing; unless set, 15 s
     /// (A57), or 30 s for a server whose timer is transient (A88).
     #[must_use]
@@ -131,8 +146,8 @@ impl Bootstrap {
     /// Whether one client can serve both: all but what only names listeners.
     pub(crate) fn is_same_client(&self, other: &Self) -> bool {
         self.authorities.is_same_client(&other.authorities)
-            && (&self.node, &self.certificate_providers, &self.transport)
-                == (&other.node, &other.certificate_providers, &other.transport)
+            && (&self.node, &self.certificate_providers, &self.transport, &self.resolver)
+                == (&other.node, &other.certificate_providers, &other.transport, &other.resolver)
     }
 
     /// The node id, which every error text carries.

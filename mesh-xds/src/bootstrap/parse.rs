@@ -44,7 +44,13 @@ pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
             added.map_err(|invalid| invalid.within(&format!("authorities[{name:?}]")))?;
         }
     }
-    Ok(Bootstrap { authorities, node, certificate_providers: providers, transport: TransportOptions::default() })
+    Ok(Bootstrap {
+        authorities,
+        node,
+        certificate_providers: providers,
+        transport: TransportOptions::default(),
+        resolver: crate::dns::Resolver::default(),
+    })
 }
 
 fn authority(value: &Value) -> Result<Entry, Invalid> {

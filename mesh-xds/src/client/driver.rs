@@ -12,8 +12,11 @@ use super::{
 use crate::{
     Bootstrap, ServerId,
     ads::Event,
-    assemble::{Subject, TargetId, Value},
+    assemble::{Needs, Subject, TargetId, Value},
+    cache::Cache,
+    dns::Lookups,
     log::Limiter,
+    resource::DnsName,
     snapshot::Target,
     status::StreamState,
 };
@@ -29,6 +32,7 @@ use tokio::{
 pub(super) enum Command {
     Watch { id: WatchId, subject: Subject, watcher: Watcher },
     Unwatch { id: WatchId },
+    EndpointFailed(DnsName),
 }
 
 pub(super) struct Driver {
@@ -37,6 +41,7 @@ pub(super) struct Driver {
     core: Core,
     watches: Watches,
     servers: Servers,
+    lookups: Lookups,
     applied: Limiter,
     connectivity: Limiter,
 }
@@ -45,6 +50,7 @@ impl Driver {
     pub(super) fn new(bootstrap: Arc<Bootstrap>, shared: Arc<Mutex<Shared>>, runtime: Handle) -> Self {
         Self {
             core: Core::new(Arc::clone(&bootstrap)),
+            lookups: Lookups::new(runtime.clone(), bootstrap.resolver.clone()),
             servers: Servers::new(Arc::clone(&bootstrap), runtime),
             bootstrap,
             shared,
@@ -71,9 +77,14 @@ impl Driver {
                         self.watches.add(id, subject.clone(), watcher).map(|id| Input::Added(id, subject))
                     }
                     Some(Command::Unwatch { id }) => self.watches.remove(id).map(Input::Removed),
+                    Some(Command::EndpointFailed(name)) => {
+                        self.lookups.endpoint_failed(name);
+                        None
+                    }
                     None => return,
                 },
                 (server, event) = self.servers.event() => self.event(server, event, Instant::now()),
+                answered = self.lookups.answered() => Some(Input::Answered(answered)),
                 () = timer => Some(Input::TimerFired),
             };
             if let Some(input) = input {
@@ -86,7 +97,7 @@ impl Driver {
         // Locked until the values are out: nobody may see an ACK in `status()` and not what came of it.
         let shared = Arc::clone(&self.shared);
         let mut shared = lock(&shared);
-        for (id, value) in self.core.turn(&mut shared.caches, input, now) {
+        for (id, value) in self.step(&mut shared.caches, input, now) {
             self.publish(id, value, now);
         }
         for server in self.servers.ids() {
@@ -94,7 +105,7 @@ impl Driver {
                 shared.streams[server.index()] = StreamState::Idle;
                 // Its subscriptions are gone already: this changes nothing for anybody.
                 for input in [Input::Disconnected { server, cause: None }, Input::Idle(server)] {
-                    self.core.turn(&mut shared.caches, input, now);
+                    self.step(&mut shared.caches, input, now);
                 }
             }
             for request in self.core.take_requests(server) {
@@ -102,6 +113,14 @@ impl Driver {
             }
         }
         shared.behind = self.core.behind().filter_map(|id| self.watches.subject(id)).cloned().collect();
+    }
+
+    fn step(&mut self, caches: &mut [Cache], input: Input, now: Instant) -> Vec<(TargetId, Value)> {
+        let published = self.core.turn(caches, input, now);
+        let Needs { watch, unwatch } = self.core.take_names();
+        watch.into_iter().for_each(|name| self.lookups.watch(name));
+        unwatch.into_iter().for_each(|name| self.lookups.unwatch(name));
+        published
     }
 
     fn publish(&mut self, id: TargetId, value: Value, now: Instant) {

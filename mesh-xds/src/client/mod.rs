@@ -23,7 +23,7 @@ use crate::{
     cache::Cache,
     load::LoadReports,
     name,
-    resource::Watchable,
+    resource::{DnsName, Watchable},
     snapshot::Target,
     status::{Clock, NodeStatus, ServerStatus, Status, StreamState},
 };
@@ -185,6 +185,11 @@ impl XdsClient {
         self.0.loads.clone()
     }
 
+    /// The way for a data plane to have a name looked up again when its endpoint fails.
+    pub fn name_failures(&self) -> NameFailures {
+        NameFailures(Some(self.0.commands.downgrade()))
+    }
+
     /// The node id of the bootstrap.
     pub fn node_id(&self) -> &str {
         self.0.bootstrap.node_id()
@@ -217,6 +222,21 @@ impl WeakClient {
 impl fmt::Debug for WeakClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WeakClient")
+    }
+}
+
+/// Tells a client of endpoints behind DNS names that failed. It keeps no client alive.
+#[derive(Clone, Debug, Default)]
+pub struct NameFailures(Option<mpsc::WeakUnboundedSender<Command>>);
+
+impl NameFailures {
+    /// An endpoint behind this name cannot be reached, or was lost: the name is looked up again, no sooner than 30 s after
+    /// the last answer, as gRPC's resolver does.
+    pub fn report(&self, name: &DnsName) {
+        if let Some(commands) = self.0.as_ref().and_then(mpsc::WeakUnboundedSender::upgrade) {
+            // A driver that is gone looks nothing up.
+            let _ = commands.send(Command::EndpointFailed(name.clone()));
+        }
     }
 }
 

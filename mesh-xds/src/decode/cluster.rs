@@ -1,7 +1,8 @@
 //! CDS: clusters (A27, A29, A32, A37, A50, A75, A105).
 
 use super::{
-    basics::{ads_or_self, duration, optional_duration, port, type_name, unpack},
+    basics::{ads_or_self, duration, optional_duration, type_name, unpack},
+    dns::{logical_dns, strict_dns},
     endpoints::inline_endpoints,
     lb_policy::lb_policy,
     load::load_reporting,
@@ -17,8 +18,7 @@ use envoy_types::pb::{
                 self as pb,
                 cluster::{ClusterDiscoveryType, ClusterProtocolSelection, CustomClusterType, DiscoveryType},
             },
-            core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority, address},
-            endpoint::v3::{self as endpoint_pb, lb_endpoint::HostIdentifier},
+            core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority},
         },
         extensions::{
             clusters::aggregate::v3::ClusterConfig as AggregateConfig,
@@ -80,11 +80,10 @@ fn discovery(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, I
     match DiscoveryType::try_from(kind) {
         Ok(DiscoveryType::Eds) => eds(cluster, scope),
         Ok(DiscoveryType::Static) => fixed(cluster, scope),
-        Ok(DiscoveryType::LogicalDns) => match &cluster.load_assignment {
-            Some(assignment) => scope.within("load_assignment", |scope| logical_dns(assignment, scope)),
-            None => Err(scope.invalid_at("load_assignment", "must be set")),
-        },
-        Ok(DiscoveryType::StrictDns) => Err(scope.invalid_at("type", "STRICT_DNS is not supported")),
+        Ok(DiscoveryType::LogicalDns) => logical_dns(&cluster, scope),
+        // gRPC refuses STRICT_DNS ("cluster type other than EDS / LOGICAL_DNS / aggregate", A27). Envoy has it, and what it
+        // means is plain, so it is served as Envoy serves it.
+        Ok(DiscoveryType::StrictDns) => strict_dns(cluster, scope),
         Ok(DiscoveryType::OriginalDst) => Err(scope.invalid_at("type", "ORIGINAL_DST is not supported")),
         Err(_) => Err(scope.invalid_at("type", format!("unknown value {kind}"))),
     }
@@ -113,44 +112,6 @@ fn fixed(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, Inval
         assignment.name = cluster.name;
     }
     Ok(Discovery::Static(Arc::new(assignment)))
-}
-
-// "LOGICAL_DNS without exactly 1 locality, exactly 1 endpoint, address with non-empty host and port set; resolver_name
-// set" are refused (A37).
-fn logical_dns(assignment: &endpoint_pb::ClusterLoadAssignment, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
-    let [locality] = assignment.endpoints.as_slice() else {
-        return Err(scope.invalid_at("endpoints", "must hold exactly one locality"));
-    };
-    scope.at("endpoints", 0, |scope| {
-        let [endpoint] = locality.lb_endpoints.as_slice() else {
-            return Err(scope.invalid_at("lb_endpoints", "must hold exactly one endpoint"));
-        };
-        scope.at("lb_endpoints", 0, |scope| dns_name(endpoint, scope))
-    })
-}
-
-fn dns_name(endpoint: &endpoint_pb::LbEndpoint, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
-    let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
-        return Err(scope.invalid_at("endpoint", "must be set"));
-    };
-    let address = endpoint.address.as_ref().and_then(|address| address.address.as_ref());
-    scope.within("endpoint", |scope| {
-        scope.within("address", |scope| {
-            let Some(address::Address::SocketAddress(socket)) = address else {
-                return Err(scope.invalid_at("socket_address", "must be set"));
-            };
-            scope.within("socket_address", |scope| {
-                if !socket.resolver_name.is_empty() {
-                    return Err(scope.invalid_at("resolver_name", "must be empty"));
-                }
-                if socket.address.is_empty() {
-                    return Err(scope.invalid_at("address", "must not be empty"));
-                }
-                let port = port(socket.port_specifier.as_ref(), scope)?;
-                Ok(Discovery::LogicalDns { host: socket.address.clone(), port })
-            })
-        })
-    })
 }
 
 fn aggregate(custom: &CustomClusterType, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {

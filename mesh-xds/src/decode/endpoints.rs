@@ -5,11 +5,13 @@
 
 use super::{
     basics::{EndpointAddress, endpoint_address, fraction, unpack},
+    dns::dns_name,
     scope::Scope,
 };
 use crate::name::canonical_string;
 use crate::resource::{
-    Addresses, ClusterLoadAssignment, DropOverload, Endpoint, Health, Invalid, Locality, LocalityId, Millionths,
+    Addresses, ClusterLoadAssignment, DnsName, DnsRefresh, DropOverload, Endpoint, Health, Invalid, Locality,
+    LocalityId, Millionths,
 };
 use envoy_types::pb::envoy::config::{
     core::v3::{self as core_pb, Address, HealthStatus, Metadata, config_source::ConfigSourceSpecifier},
@@ -40,7 +42,7 @@ pub(super) fn endpoints(
     if assignment.cluster_name.is_empty() {
         return Err(scope.invalid_at("cluster_name", "must not be empty"));
     }
-    load_assignment(assignment, Origin::Eds, scope)
+    socket_assignment(assignment, Origin::Eds, scope)
 }
 
 /// The `load_assignment` of a STATIC cluster.
@@ -48,21 +50,44 @@ pub(super) fn inline_endpoints(
     assignment: pb::ClusterLoadAssignment,
     scope: &mut Scope<'_>,
 ) -> Result<ClusterLoadAssignment, Invalid> {
-    load_assignment(assignment, Origin::Inline, scope)
+    socket_assignment(assignment, Origin::Inline, scope)
 }
 
-fn load_assignment(
+/// The `load_assignment` of a STRICT_DNS cluster; `refresh` is when its names are looked up again.
+pub(super) fn named_endpoints(
+    assignment: pb::ClusterLoadAssignment,
+    refresh: DnsRefresh,
+    scope: &mut Scope<'_>,
+) -> Result<ClusterLoadAssignment<DnsName>, Invalid> {
+    let mut name = |host: &pb::Endpoint, scope: &mut Scope<'_>| {
+        scope.unsupported(&[(!host.additional_addresses.is_empty(), "additional_addresses")]);
+        scope.within("address", |scope| dns_name(host.address.as_ref(), refresh, scope))
+    };
+    load_assignment(assignment, Origin::Inline, &mut name, scope)
+}
+
+fn socket_assignment(
     assignment: pb::ClusterLoadAssignment,
     origin: Origin,
     scope: &mut Scope<'_>,
 ) -> Result<ClusterLoadAssignment, Invalid> {
     let expected = assignment.endpoints.iter().map(|locality| locality.lb_endpoints.len()).sum();
     let mut seen = FxHashSet::with_capacity_and_hasher(expected, Default::default());
+    load_assignment(assignment, origin, &mut |host, scope| addresses(host, &mut seen, scope), scope)
+}
+
+/// `addressed` says how an endpoint is addressed, or `None` if it cannot be reached from here.
+fn load_assignment<A>(
+    assignment: pb::ClusterLoadAssignment,
+    origin: Origin,
+    addressed: &mut impl FnMut(&pb::Endpoint, &mut Scope<'_>) -> Result<Option<A>, Invalid>,
+    scope: &mut Scope<'_>,
+) -> Result<ClusterLoadAssignment<A>, Invalid> {
     let mut priorities = Priorities::default();
     for (index, locality) in assignment.endpoints.into_iter().enumerate() {
         scope.at("endpoints", index, |scope| {
             let priority = locality.priority;
-            match self::locality(locality, origin, &mut seen, scope)? {
+            match self::locality(locality, origin, addressed, scope)? {
                 Some(locality) => priorities.add(priority, locality, scope),
                 None => Ok(()),
             }
@@ -82,18 +107,22 @@ fn load_assignment(
 // === Priorities ===
 
 /// Localities by priority while they are collected. A priority may be any u32, so it must not be an index yet.
-#[derive(Default)]
-struct Priorities(BTreeMap<u32, Priority>);
+struct Priorities<A>(BTreeMap<u32, Priority<A>>);
 
-#[derive(Default)]
-struct Priority {
-    localities: Vec<Locality>,
+struct Priority<A> {
+    localities: Vec<Locality<A>>,
     weight: u64,
 }
 
-impl Priorities {
-    fn add(&mut self, priority: u32, locality: Locality, scope: &Scope<'_>) -> Result<(), Invalid> {
-        let entry = self.0.entry(priority).or_default();
+impl<A> Default for Priorities<A> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<A> Priorities<A> {
+    fn add(&mut self, priority: u32, locality: Locality<A>, scope: &Scope<'_>) -> Result<(), Invalid> {
+        let entry = self.0.entry(priority).or_insert_with(|| Priority { localities: Vec::new(), weight: 0 });
         if entry.localities.iter().any(|other| other.id == locality.id) {
             let reason = format!("{} is in priority {priority} twice", locality.id);
             return Err(scope.invalid_at("locality", reason));
@@ -108,7 +137,7 @@ impl Priorities {
     }
 
     // "gap in priorities" is refused (A27).
-    fn contiguous(self, scope: &Scope<'_>) -> Result<Vec<Vec<Locality>>, Invalid> {
+    fn contiguous(self, scope: &Scope<'_>) -> Result<Vec<Vec<Locality<A>>>, Invalid> {
         let mut priorities = Vec::with_capacity(self.0.len());
         for (expected, (priority, entry)) in (0..).zip(self.0) {
             if priority != expected {
@@ -123,12 +152,12 @@ impl Priorities {
 // === Locality ===
 
 /// One locality; `None` for one of weight zero, which is dropped before the gap check and the rest of it unread.
-fn locality(
+fn locality<A>(
     locality: pb::LocalityLbEndpoints,
     origin: Origin,
-    seen: &mut FxHashSet<SocketAddr>,
+    addressed: &mut impl FnMut(&pb::Endpoint, &mut Scope<'_>) -> Result<Option<A>, Invalid>,
     scope: &mut Scope<'_>,
-) -> Result<Option<Locality>, Invalid> {
+) -> Result<Option<Locality<A>>, Invalid> {
     let id = match (locality.locality, origin) {
         (Some(id), _) => locality_id(id),
         (None, Origin::Inline) => LocalityId::default(),
@@ -155,7 +184,7 @@ fn locality(
     };
     let (mut endpoints, mut sum) = (Vec::with_capacity(lb_endpoints.len()), 0u64);
     for (index, endpoint) in lb_endpoints.into_iter().enumerate() {
-        let endpoint = scope.at("lb_endpoints", index, |scope| self::endpoint(endpoint, seen, scope))?;
+        let endpoint = scope.at("lb_endpoints", index, |scope| lb_endpoint(endpoint, addressed, scope))?;
         sum += endpoint.as_ref().map_or(0, |endpoint| u64::from(endpoint.weight));
         endpoints.extend(endpoint);
     }
@@ -190,6 +219,14 @@ pub(super) fn endpoint(
     seen: &mut FxHashSet<SocketAddr>,
     scope: &mut Scope<'_>,
 ) -> Result<Option<Endpoint>, Invalid> {
+    lb_endpoint(endpoint, &mut |host, scope| addresses(host, seen, scope), scope)
+}
+
+fn lb_endpoint<A>(
+    endpoint: pb::LbEndpoint,
+    addressed: &mut impl FnMut(&pb::Endpoint, &mut Scope<'_>) -> Result<Option<A>, Invalid>,
+    scope: &mut Scope<'_>,
+) -> Result<Option<Endpoint<A>>, Invalid> {
     let weight = match endpoint.load_balancing_weight {
         // "endpoint weight present and 0" is refused.
         Some(weight) if weight.value == 0 => return Err(scope.invalid_at("load_balancing_weight", "must not be 0")),
@@ -213,20 +250,28 @@ pub(super) fn endpoint(
         }
         None => return Err(scope.invalid_at("endpoint", "must be set")),
     };
-    scope.within("endpoint", |scope| {
-        let Some(first) = scope.within("address", |scope| usable(host.address.as_ref(), seen, scope))? else {
-            return Ok(None);
-        };
-        let mut additional = Vec::with_capacity(host.additional_addresses.len());
-        for (index, entry) in host.additional_addresses.iter().enumerate() {
-            additional.extend(scope.at("additional_addresses", index, |scope| {
-                scope.within("address", |scope| usable(entry.address.as_ref(), seen, scope))
-            })?);
-        }
-        let addresses = Addresses { first, additional: additional.into_boxed_slice() };
-        let hostname = Some(host.hostname).filter(|name| !name.is_empty()).map(String::into_boxed_str);
-        Ok(Some(Endpoint { addresses, health, weight, hostname }))
-    })
+    let Some(addresses) = scope.within("endpoint", |scope| addressed(&host, scope))? else {
+        return Ok(None);
+    };
+    let hostname = Some(host.hostname).filter(|name| !name.is_empty()).map(String::into_boxed_str);
+    Ok(Some(Endpoint { addresses, health, weight, hostname }))
+}
+
+fn addresses(
+    host: &pb::Endpoint,
+    seen: &mut FxHashSet<SocketAddr>,
+    scope: &mut Scope<'_>,
+) -> Result<Option<Addresses>, Invalid> {
+    let Some(first) = scope.within("address", |scope| usable(host.address.as_ref(), seen, scope))? else {
+        return Ok(None);
+    };
+    let mut additional = Vec::with_capacity(host.additional_addresses.len());
+    for (index, entry) in host.additional_addresses.iter().enumerate() {
+        additional.extend(scope.at("additional_addresses", index, |scope| {
+            scope.within("address", |scope| usable(entry.address.as_ref(), seen, scope))
+        })?);
+    }
+    Ok(Some(Addresses { first, additional: additional.into_boxed_slice() }))
 }
 
 /// An address that can be dialled and was not seen before; `None` (and reported) for one that cannot be.

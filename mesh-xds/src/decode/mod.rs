@@ -8,6 +8,7 @@
 
 mod basics;
 mod cluster;
+mod dns;
 mod endpoints;
 mod filter;
 mod lb_policy;

@@ -1,6 +1,6 @@
 //! CDS: a service's clusters (A27, A29, A32, A37, A50, A52).
 
-use super::{ClusterLoadAssignment, LbPolicy, LoadReporting, TransportSocket};
+use super::{ClusterLoadAssignment, DnsFamily, DnsName, LbPolicy, LoadReporting, TransportSocket};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Name of a Cluster resource. Cheap to clone.
@@ -79,12 +79,19 @@ pub enum Discovery {
     },
     /// `load_assignment` in the Cluster itself.
     Static(Arc<ClusterLoadAssignment>),
-    /// LOGICAL_DNS (A37): decoded, not resolvable yet; the cluster fails its calls with a reason.
+    /// LOGICAL_DNS (A37): one endpoint with all addresses of a name.
     LogicalDns {
-        /// DNS name.
-        host: String,
-        /// Port.
-        port: u16,
+        /// What to look up.
+        name: DnsName,
+        /// Which addresses to use.
+        family: DnsFamily,
+    },
+    /// STRICT_DNS, as Envoy has it: each address of each name is an endpoint.
+    StrictDns {
+        /// `load_assignment`, with names for addresses.
+        assignment: Arc<ClusterLoadAssignment<DnsName>>,
+        /// Which addresses to use.
+        family: DnsFamily,
     },
     /// Aggregate (A37): the clusters whose endpoints are used, in order of preference.
     Aggregate(Arc<[ClusterName]>),

@@ -3,33 +3,34 @@
 use super::Millionths;
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-/// A validated `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+/// A validated `envoy.config.endpoint.v3.ClusterLoadAssignment`; `A` is how an endpoint is addressed, which is by a name
+/// only within STRICT_DNS clusters.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ClusterLoadAssignment {
+pub struct ClusterLoadAssignment<A = Addresses> {
     /// `cluster_name`: the resource's name.
     pub name: String,
     /// By priority, highest first; no gaps (A27). Localities of weight 0 are not kept.
-    pub priorities: Vec<Vec<Locality>>,
+    pub priorities: Vec<Vec<Locality<A>>>,
     /// `policy.drop_overloads`, in order.
     pub drops: Vec<DropOverload>,
 }
 
-impl ClusterLoadAssignment {
+impl<A> ClusterLoadAssignment<A> {
     /// Every endpoint of every priority.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint<A>> {
         self.priorities.iter().flatten().flat_map(|locality| &locality.endpoints)
     }
 }
 
 /// `LocalityLbEndpoints`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Locality {
+pub struct Locality<A = Addresses> {
     /// Region, zone, sub-zone. Unique within a priority.
     pub id: Arc<LocalityId>,
     /// At least 1.
     pub weight: u32,
     /// May be empty: the locality is then unreachable.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Endpoint<A>>,
 }
 
 /// `envoy.config.core.v3.Locality`.
@@ -51,9 +52,9 @@ impl fmt::Display for LocalityId {
 
 /// `LbEndpoint`. Unusable addresses (pipes, internal listeners) are skipped and reported by decode.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct Endpoint<A = Addresses> {
     /// First address, then `additional_addresses` (A61).
-    pub addresses: Addresses,
+    pub addresses: A,
     /// `health_status`.
     pub health: Health,
     /// At least 1; unset is 1.

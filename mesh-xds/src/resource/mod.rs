@@ -7,6 +7,7 @@
 //! This room does NOT decode, cache or fetch anything.
 
 mod cluster;
+mod dns;
 mod endpoints;
 mod invalid;
 mod kind;
@@ -20,6 +21,7 @@ mod route;
 mod tls;
 
 pub use cluster::*;
+pub use dns::*;
 pub use endpoints::*;
 pub use invalid::*;
 pub(crate) use kind::ByKind;

@@ -2,6 +2,7 @@
 #![cfg(feature = "control-plane")]
 
 mod connections;
+mod dns;
 mod errors;
 mod hostile;
 mod load;
@@ -9,7 +10,7 @@ mod load;
 use mesh_xds::{
     Bootstrap, InProcess, ServerAddress, Snapshot, StreamState, Target, TargetName, TargetWatch, XdsClient,
     control_plane::{ControlPlane, Event, Resources, Verdict, resources as xds},
-    resource::{ClusterName, Kind},
+    resource::Kind,
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -43,7 +44,11 @@ fn bootstrap(server: impl Into<ServerAddress>) -> Bootstrap {
 
 /// A client on the test's own runtime, so that its clock is the test's.
 fn client(server: impl Into<ServerAddress>) -> XdsClient {
-    XdsClient::connect_on(&Handle::current(), bootstrap(server))
+    client_of(bootstrap(server))
+}
+
+fn client_of(bootstrap: Bootstrap) -> XdsClient {
+    XdsClient::connect_on(&Handle::current(), bootstrap)
 }
 
 fn target(listener: &str) -> TargetName {
@@ -298,23 +303,4 @@ async fn without_a_matching_virtual_host_there_is_a_snapshot_that_says_so() {
     let client = client(control_plane.in_process());
     let found = snapshot(&mut client.watch(target("web")), |_| true).await;
     assert!(found.virtual_host.is_none() && found.clusters.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn dynamic_kinds_that_are_not_there_yet_fail_their_cluster_only() {
-    let control_plane = ControlPlane::new();
-    let routes = xds::virtual_host_weighted("*", &[("a", 1), ("dns", 1)]);
-    let mut dns = xds::cluster_static("dns", &[address(7)]);
-    dns.load_assignment = Some(xds::endpoints("dns", &[address(7)]));
-    dns.cluster_discovery_type =
-        Some(envoy_types::pb::envoy::config::cluster::v3::cluster::ClusterDiscoveryType::Type(
-            envoy_types::pb::envoy::config::cluster::v3::cluster::DiscoveryType::LogicalDns.into(),
-        ));
-    control_plane.set_unchecked(web("a", 1).with(xds::route_config("routes", vec![routes])).with(dns));
-    let client = client(control_plane.in_process());
-    let found = snapshot(&mut client.watch(target("web")), |_| true).await;
-    assert_eq!(cluster(&found, "a"), Ok(vec![address(1)]));
-    let error = cluster(&found, "dns").expect_err("not supported");
-    assert!(error.contains("LOGICAL_DNS") && error.contains("\"dns\"") && error.contains(NODE), "{error}");
-    assert_eq!(found.clusters[&ClusterName::new("dns")].name.as_str(), "dns");
 }

@@ -1,7 +1,7 @@
 //! Clusters.
 
 use super::{received, reports};
-use mesh_xds::resource::{Cluster, Discovery, HttpProtocol, Kind, LbPolicy, Resource, TransportSocket};
+use mesh_xds::resource::{Cluster, Discovery, DnsFamily, HttpProtocol, Kind, LbPolicy, Resource, TransportSocket};
 use std::{sync::Arc, time::Duration};
 
 fn cluster(yaml: &str) -> (Arc<Cluster>, Vec<String>) {
@@ -55,12 +55,92 @@ fn dns_and_aggregate_clusters_say_what_they_stand_for() {
         "type: LOGICAL_DNS\nload_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: {address: \
          {socket_address: {address: db.example, port_value: 5432}}}}]}]}",
     );
-    assert_eq!(dns.discovery, Discovery::LogicalDns { host: "db.example".to_owned(), port: 5432 });
+    let Discovery::LogicalDns { name, family } = &dns.discovery else { panic!("{:?}", dns.discovery) };
+    assert_eq!((name.to_string().as_str(), *family), ("db.example:5432", DnsFamily::All));
+    assert_eq!(name.refresh.interval, None, "only when its endpoint fails");
     let (aggregate, _) = cluster(
         "cluster_type: {name: envoy.clusters.aggregate, typed_config: {'@type': \
          type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [a, b]}}",
     );
     assert_eq!(aggregate.discovery, Discovery::Aggregate(["a".into(), "b".into()].into()));
+}
+
+/// A cluster with one endpoint of this name.
+fn dns(fields: &str) -> (Arc<Cluster>, Vec<String>) {
+    cluster(&format!(
+        "{fields}\nload_assignment: {{endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: \
+         db.example, port_value: 5432}}}}}}}}]}}]}}"
+    ))
+}
+
+#[test]
+fn a_strict_dns_cluster_keeps_its_assignment_with_names_for_addresses() {
+    let (cluster, _) = cluster(
+        "type: STRICT_DNS\nload_assignment: {endpoints: [\
+         {locality: {region: r}, load_balancing_weight: 3, lb_endpoints: [{endpoint: {hostname: h, address: {socket_address: \
+         {address: x.example, port_value: 1}}}}]}, \
+         {locality: {region: s}, priority: 1, lb_endpoints: [{health_status: DRAINING, endpoint: {address: {socket_address: \
+         {address: 10.0.0.1, port_value: 2}}}}]}], policy: {drop_overloads: [{category: c, drop_percentage: {numerator: 5}}]}}",
+    );
+    let Discovery::StrictDns { assignment, family } = &cluster.discovery else { panic!("{:?}", cluster.discovery) };
+    assert_eq!((assignment.name.as_str(), *family, assignment.drops.len()), ("x", DnsFamily::Auto, 1));
+    let [first, second] = assignment.priorities.as_slice() else { panic!("{assignment:?}") };
+    assert_eq!((first[0].weight, first[0].id.region.as_str(), second[0].weight), (3, "r", 1));
+    let names: Vec<_> = assignment.endpoints().map(|endpoint| endpoint.addresses.to_string()).collect();
+    assert_eq!(names, ["x.example:1", "10.0.0.1:2"]);
+    let (empty, _) = self::cluster("type: STRICT_DNS");
+    let Discovery::StrictDns { assignment, .. } = &empty.discovery else { panic!("{:?}", empty.discovery) };
+    assert_eq!(assignment.endpoints().count(), 0);
+}
+
+#[test]
+fn how_often_names_are_looked_up_is_as_the_fields_say() {
+    let milliseconds = Duration::from_millis;
+    for (fields, interval, base, max) in [
+        ("type: LOGICAL_DNS", None, 1_000, 120_000),
+        ("type: LOGICAL_DNS\ndns_refresh_rate: 60s", Some(60_000), 1_000, 120_000),
+        ("type: STRICT_DNS", Some(5_000), 5_000, 5_000),
+        ("type: STRICT_DNS\ndns_refresh_rate: 0.001s", Some(1), 1, 1),
+        ("type: STRICT_DNS\ndns_failure_refresh_rate: {base_interval: 2s}", Some(5_000), 2_000, 20_000),
+        ("type: LOGICAL_DNS\ndns_failure_refresh_rate: {base_interval: 2s, max_interval: 2s}", None, 2_000, 2_000),
+    ] {
+        let (cluster, reports) = dns(fields);
+        let refresh = match &cluster.discovery {
+            Discovery::LogicalDns { name, .. } => name.refresh,
+            Discovery::StrictDns { assignment, .. } => assignment.endpoints().next().expect("one").addresses.refresh,
+            other => panic!("{other:?}"),
+        };
+        let found = (refresh.interval, refresh.failure_base, refresh.failure_max);
+        assert_eq!(found, (interval.map(milliseconds), milliseconds(base), milliseconds(max)), "{fields}");
+        assert_eq!(reports, [""; 0], "{fields}");
+    }
+}
+
+#[test]
+fn families_are_those_of_the_field_and_a_logical_name_has_both_unless_it_says_otherwise() {
+    for (field, strict, logical) in [
+        ("AUTO", DnsFamily::Auto, DnsFamily::All),
+        ("V4_ONLY", DnsFamily::V4Only, DnsFamily::V4Only),
+        ("V6_ONLY", DnsFamily::V6Only, DnsFamily::V6Only),
+        ("V4_PREFERRED", DnsFamily::V4Preferred, DnsFamily::V4Preferred),
+        ("ALL", DnsFamily::All, DnsFamily::All),
+    ] {
+        for (kind, expected) in [("STRICT_DNS", strict), ("LOGICAL_DNS", logical)] {
+            let (cluster, _) = dns(&format!("type: {kind}\ndns_lookup_family: {field}"));
+            let (Discovery::StrictDns { family, .. } | Discovery::LogicalDns { family, .. }) = &cluster.discovery
+            else {
+                panic!("{:?}", cluster.discovery)
+            };
+            assert_eq!(*family, expected, "{kind} {field}");
+        }
+    }
+}
+
+#[test]
+fn what_a_resolver_would_have_to_do_is_reported() {
+    let (_, reports) = dns("type: STRICT_DNS\nrespect_dns_ttl: true\nuse_tcp_for_dns_lookups: true\ndns_jitter: 1s");
+    assert_eq!(reports.len(), 3, "{reports:?}");
+    assert!(reports[0].starts_with("respect_dns_ttl: the system's resolver tells no TTL"), "{reports:?}");
 }
 
 // === Load-balancing policy ===

@@ -30,7 +30,10 @@ use crate::{
     wakeups::Wakeups,
 };
 use arc_swap::ArcSwap;
-use mesh_xds::{ClusterConfig, Leaves, Limiter, ResolvedCluster, resource::ClusterName};
+use mesh_xds::{
+    ClusterConfig, Leaves, Limiter, ResolvedCluster,
+    resource::{ClusterName, Discovery},
+};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
@@ -263,6 +266,7 @@ impl Worker {
                 }
             }
         }
+        let lost = !matches!(event, ConnectionEvent::Ready(_));
         match (event, dialled, backend.is_connected_by(dial)) {
             (ConnectionEvent::Ready(connection), true, _) => {
                 self.dials -= 1;
@@ -287,6 +291,10 @@ impl Worker {
             }
             // Of a dial that was stopped, or a connection that was retired: counted off when that was done.
             (event, _, _) => return stale(event),
+        }
+        if lost && let Some(Discovery::LogicalDns { name, .. }) = self.roster.discovery(priority) {
+            // "when all addresses have failed: request re-resolution" (A61), and when the connection is lost.
+            self.options.name_failures.report(name);
         }
         self.roster.changed(id);
         self.report(priority, now);

@@ -94,6 +94,7 @@ impl Script {
             max_pending: 10,
             tasks: Tasks::new(parked.handle().clone()),
             loads: LoadReports::default(),
+            name_failures: mesh_xds::NameFailures::default(),
         };
         let config = Arc::new(resolved(policy.clone(), TransportSocket::Plaintext, assignment("", Vec::new())));
         let shared = Arc::new(Backends {

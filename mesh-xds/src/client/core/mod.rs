@@ -14,11 +14,12 @@ use super::complaints::Complaints;
 use crate::{
     Bootstrap,
     ads::{Protocol, Request, Response, Verdict},
-    assemble::{Subject, TargetId, Value},
+    assemble::{Needs, Subject, TargetId, Value},
     bootstrap::{ServerId, XdsServer},
     cache::{Cache, Change, Said},
+    dns::Answered,
     log::Limiter,
-    resource::{Kind, Received},
+    resource::{DnsName, Kind, Received},
 };
 use rustc_hash::FxHashSet;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub(super) enum Input {
     Disconnected { server: ServerId, cause: Option<String> },
     /// Nobody tries to reach the server, since nothing is subscribed there.
     Idle(ServerId),
+    /// A DNS lookup is done.
+    Answered(Answered),
     /// [`Core::next_deadline`] has come.
     TimerFired,
 }
@@ -53,6 +56,8 @@ pub(super) struct Core {
     /// By server.
     protocols: Vec<Protocol>,
     views: Views,
+    /// Names that became needed or stopped being needed in the last turn.
+    names: Needs<DnsName>,
     errors: Limiter,
     nacks: Limiter,
     ignored: Limiter,
@@ -65,6 +70,7 @@ impl Core {
         Self {
             protocols: bootstrap.servers().map(|(_, server)| protocol(server)).collect(),
             views: Views::new(&bootstrap.authorities),
+            names: Needs::default(),
             bootstrap,
             errors: Limiter::default(),
             nacks: Limiter::default(),
@@ -78,6 +84,7 @@ impl Core {
             Input::Added(id, subject) => self.views.add(id, subject),
             Input::Removed(id) => self.views.remove(id),
             Input::TimerFired => self.expire(caches, now),
+            Input::Answered(answered) => self.views.answered(answered),
             Input::Connected(server) => {
                 let cache = &caches[server.index()];
                 self.protocol(server).connected(|kind, name| cache.held_version(kind, name));
@@ -106,7 +113,13 @@ impl Core {
                 cache.forget(kind, &name);
             }
         }
+        self.names = settled.names;
         settled.publish
+    }
+
+    /// Names to be looked up from now on, and those not any more: to be taken after each turn.
+    pub(super) fn take_names(&mut self) -> Needs<DnsName> {
+        std::mem::take(&mut self.names)
     }
 
     /// Subjects of which more is ACKed than they serve: a part that the news refers to is missing.

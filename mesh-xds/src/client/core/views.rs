@@ -18,7 +18,8 @@ use crate::{
     assemble::{Assembler, Found, Needs, Subject, TargetId, Value},
     bootstrap::{Authorities, ServerId},
     cache::{Cache, Choice, Lookup, Sources},
-    resource::Kind,
+    dns::{Answered, Answers},
+    resource::{DnsName, Kind},
     snapshot::{Snapshot, Target},
 };
 use rustc_hash::FxHashMap;
@@ -32,6 +33,8 @@ pub(super) struct Views {
     preferred: Choice,
     /// The preferred one is always there.
     all: BTreeMap<Choice, Assembler>,
+    /// Of DNS, for all views.
+    answers: Answers,
     subjects: FxHashMap<TargetId, Followed>,
 }
 
@@ -61,6 +64,8 @@ struct Link {
 pub(super) struct Settled {
     /// What became needed and what stopped being needed, by server and kind.
     pub(super) needs: BTreeMap<(ServerId, Kind), Needs>,
+    /// The same of DNS names.
+    pub(super) names: Needs<DnsName>,
     pub(super) publish: Vec<(TargetId, Value)>,
 }
 
@@ -68,7 +73,7 @@ impl Views {
     pub(super) fn new(authorities: &Authorities) -> Self {
         let preferred = Choice::preferred(authorities);
         let all = BTreeMap::from([(preferred.clone(), Assembler::default())]);
-        Self { preferred, all, subjects: FxHashMap::default() }
+        Self { preferred, all, answers: Answers::default(), subjects: FxHashMap::default() }
     }
 
     pub(super) fn add(&mut self, id: TargetId, subject: Subject) {
@@ -94,6 +99,13 @@ impl Views {
         }
     }
 
+    /// A lookup is done.
+    pub(super) fn answered(&mut self, Answered { name, result }: Answered) {
+        if self.answers.answered(&name, result) {
+            self.all.values_mut().for_each(|assembler| assembler.name_changed(&name));
+        }
+    }
+
     /// Everything may look different: a server went away or came back.
     pub(super) fn all_changed(&mut self) {
         self.all.values_mut().for_each(Assembler::all_changed);
@@ -103,10 +115,12 @@ impl Views {
     pub(super) fn settle(&mut self, authorities: &Authorities, caches: &[Cache]) -> Settled {
         let mut needs = BTreeMap::new();
         let mut looked_at = BTreeSet::new();
+        let mut touched_names = BTreeSet::new();
         loop {
             let mut dirty = BTreeSet::new();
             for (choice, assembler) in &mut self.all {
-                let settled = assembler.settle(&Sources::new(caches, authorities, choice));
+                let settled = assembler.settle(&Sources::new(caches, authorities, choice), &self.answers);
+                touched_names.extend(settled.names.watch.into_iter().chain(settled.names.unwatch));
                 gather(&mut needs, settled.needs, |name| choice.server(authorities, name));
                 dirty.extend(settled.looked_at);
                 for (id, value) in settled.publish {
@@ -132,8 +146,16 @@ impl Views {
                 names.dedup();
             }
         }
+        let mut names = Needs::default();
+        for name in touched_names {
+            match self.all.values().any(|assembler| assembler.needs_name(&name)) {
+                true if self.answers.requested(&name) => names.watch.push(name),
+                false if self.answers.forget(&name) => names.unwatch.push(name),
+                _ => {}
+            }
+        }
         let publish = looked_at.into_iter().filter_map(|id| Some((id, self.subjects.get_mut(&id)?.news()?))).collect();
-        Settled { needs, publish }
+        Settled { needs, names, publish }
     }
 
     /// Subjects of which more was received than is published.
