@@ -30,6 +30,11 @@ pub(super) struct Typed {
     pub(super) value: Vec<u8>,
 }
 
+/// The message behind a type URL, if it is one that may appear in a resource.
+pub(super) fn descriptor(type_url: &str) -> Option<MessageDescriptor> {
+    POOL.get_message_by_name(type_url.rsplit('/').next()?)
+}
+
 /// Encodes an object that carries its type in `@type`.
 pub(super) fn typed(value: &Value) -> Result<Typed, Invalid> {
     let object = object(value)?;
@@ -38,9 +43,10 @@ pub(super) fn typed(value: &Value) -> Result<Typed, Invalid> {
         Some(other) => return Err(expected("a type URL", other).within("@type")),
         None => return Err(Invalid::new("\"@type\" is missing")),
     };
-    let name = type_url.rsplit('/').next().unwrap_or_default();
-    let descriptor =
-        POOL.get_message_by_name(name).ok_or_else(|| Invalid::new(format!("unknown type {name}")).within("@type"))?;
+    let descriptor = descriptor(type_url).ok_or_else(|| {
+        let name = type_url.rsplit('/').next().unwrap_or_default();
+        Invalid::new(format!("unknown type {name}")).within("@type")
+    })?;
     // "If the embedded message type is well-known and has a custom JSON representation, that representation will be
     // embedded adding a field `value`" - google/protobuf/any.proto
     let value = if is_well_known(&descriptor) {

@@ -47,6 +47,7 @@
 
 mod access;
 mod check;
+mod digest;
 mod events;
 mod files;
 mod hooks;

@@ -6,6 +6,7 @@
 
 use super::{
     check::{Holes, Inconsistent, Reference, references},
+    digest::digest,
     names::canonical,
     resources::Resources,
 };
@@ -81,9 +82,7 @@ impl Entry {
     fn new(type_url: &str, name: &Arc<str>, value: &Bytes) -> Self {
         let any = Any { type_url: type_url.to_owned(), value: value.to_vec() };
         let frame: Bytes = DiscoveryResponse { resources: vec![any], ..Default::default() }.encode_to_vec().into();
-        let mut hasher = FxHasher::default();
-        (name, value).hash(&mut hasher);
-        let version = format!("{:016x}", hasher.finish());
+        let version = format!("{:016x}", digest(type_url, value));
         let delta_head = delta_head(name, &version, &frame);
         // The value is the last field of the last field: the frame ends with it, and is kept alone.
         let value = frame.slice(frame.len() - value.len()..);
