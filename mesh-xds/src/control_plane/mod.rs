@@ -27,6 +27,16 @@
 //! # }
 //! ```
 //!
+//! * **Who gets what**: everybody the same, or [`set_for`](ControlPlane::set_for) a node, or a group of nodes that
+//!   [`node_hash`](ControlPlaneBuilder::node_hash) puts together. `examples/src/bin/own_control_plane.rs` is a whole one.
+//! * **Consistency**: a snapshot whose resources name others that are not there is refused;
+//!   [`set_unchecked`](ControlPlane::set_unchecked) does not ask.
+//! * **Versions** come from the content: equal resources have equal versions, also after a restart, so that only what
+//!   changed is sent, and a delta client that comes back is told the difference.
+//! * **Order**: what is new comes before what refers to it, and what is gone goes last.
+//! * **Authorities**: resources of any number of them may be set; `xdstp://` names are names, whatever the order of their
+//!   context parameters.
+//!
 //! The same from files: a directory of Envoy-format YAML or JSON, followed as it changes.
 //!
 //! ```no_run
