@@ -34,4 +34,4 @@ pub use in_process::InProcess;
 pub use log::Limiter;
 pub use snapshot::{ClusterConfig, ClusterError, Leaves, ResolvedCluster, Snapshot, Target};
 pub use status::{NodeStatus, ResourceFailure, ResourceState, ResourceStatus, ServerStatus, Status, StreamState};
-pub use tls::TlsConfig;
+pub use tls::{CryptoProvider, TlsConfig};

@@ -1,7 +1,7 @@
-//! Channel credentials between a client and its control plane, both ends ours: TLS, mTLS, rotation, and every way to fail.
+//! Channel credentials between a client and its control plane, both ends ours: TLS, mTLS, and every way to fail.
 //!
-//! Nothing here may ever end in plaintext, or in a guess: a connection that is refused says why in `status()`. Tokens are
-//! `tokens`' subject, other implementations `credentials_among_peers`'; this module does NOT repeat them.
+//! Nothing here may ever end in plaintext, or in a guess: a connection that is refused says why in `status()`. Rotation is
+//! `rotation`'s subject, tokens are `tokens`', other implementations `credentials_among_peers`'; this module does NOT repeat them.
 
 use crate::{
     alone::alone,
@@ -22,7 +22,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 use tokio::{
     io::AsyncReadExt,
@@ -61,12 +60,12 @@ impl Secured {
     }
 
     /// Certificates that clients showed, one per stream.
-    fn shown(&self) -> Vec<Option<Vec<u8>>> {
+    pub(crate) fn shown(&self) -> Vec<Option<Vec<u8>>> {
         self.shown.lock().expect("no panics").clone()
     }
 }
 
-fn serving(identity: &Identity) -> TlsServerConfig {
+pub(crate) fn serving(identity: &Identity) -> TlsServerConfig {
     TlsServerConfig::from_pem(&identity.certificate, &identity.key)
 }
 
@@ -201,7 +200,7 @@ async fn a_server_without_h2_is_refused() {
 // === mTLS ===
 
 /// The configuration of a client with this identity, in files of this name in `authority`'s directory.
-fn mtls(authority: &Authority, name: &str, identity: &Identity) -> Value {
+pub(crate) fn mtls(authority: &Authority, name: &str, identity: &Identity) -> Value {
     let (certificate, key) = (authority.path(name), authority.path(&format!("{name}.key")));
     identity.write(&certificate, &key);
     json!({ "ca_certificate_file": authority.file(), "certificate_file": certificate, "private_key_file": key })
@@ -235,58 +234,6 @@ async fn mtls_shows_the_clients_certificate_and_a_server_that_requires_one_refus
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_on_new_connections_and_open_ones_stay() {
-    let authority = Authority::new();
-    let required = serving(&authority.issue(LOCALHOST)).client_ca_pem(authority.pem(), ClientCertificates::Required);
-    let control_plane = Secured::start(required).await;
-    let (first, second) = (authority.issue("first"), authority.issue("second"));
-    let mut config = mtls(&authority, "client", &first);
-    config["refresh_interval"] = json!("0.010s");
-    let mesh = mesh(control_plane.address, tls(config));
-    let channel = answers(&mesh).await;
-    second.write(&authority.path("client"), &authority.path("client.key"));
-    assert_eq!(within("a reply", unary(&channel)).await.expect("a reply"), "a");
-    assert_eq!(control_plane.shown(), [Some(first.der)], "the stream is the one of before");
-    redialled_until(&control_plane, &second.der).await;
-
-    // Half a rotation is none: what was good last is shown.
-    std::fs::write(authority.path("client.key"), authority.issue("third").key).expect("writable");
-    for _ in 0..3 {
-        assert_eq!(redialled(&control_plane).await, Some(second.der.clone()));
-    }
-}
-
-/// Cuts the stream; what the client shows on the next one.
-async fn redialled(control_plane: &Secured) -> Option<Vec<u8>> {
-    let before = control_plane.ads.streams_opened();
-    within("a stream", control_plane.ads.wait_for_streams(1)).await;
-    control_plane.ads.cut_streams();
-    until("the next stream", || control_plane.ads.streams_opened() > before).await;
-    control_plane.shown().pop().flatten()
-}
-
-async fn redialled_until(control_plane: &Secured, certificate: &[u8]) {
-    let turns = async { while redialled(control_plane).await.as_deref() != Some(certificate) {} };
-    within("the new certificate", turns).await;
-}
-
-#[tokio::test]
-async fn a_server_shows_its_new_certificate_and_trusts_its_new_clients() {
-    let (old, new) = (Authority::new(), Authority::new());
-    let (certificate, key) = (old.path("server.pem"), old.path("server.key"));
-    old.issue(LOCALHOST).write(&certificate, &key);
-    let files = TlsServerConfig::from_files(&certificate, &key).refresh_interval(Duration::from_millis(10));
-    let control_plane = Secured::start(files.client_ca_file(old.file(), ClientCertificates::Required)).await;
-    answers(&mesh(control_plane.address, tls(mtls(&old, "client", &old.issue("client"))))).await;
-
-    let next = mesh(control_plane.address, tls(mtls(&new, "client", &new.issue("client"))));
-    assert!(unreachable(&next).await.contains("UnknownIssuer"));
-    new.issue(LOCALHOST).write(&certificate, &key);
-    std::fs::write(old.file(), new.pem()).expect("writable");
-    answers(&next).await;
-}
-
-#[tokio::test]
 async fn a_server_does_not_start_with_files_that_are_not_good() {
     let (authority, ads) = (Authority::new(), ControlPlane::new());
     let pair = |certificate: &Identity, key: &Identity| TlsServerConfig::from_pem(&certificate.certificate, &key.key);
@@ -301,19 +248,7 @@ async fn a_server_does_not_start_with_files_that_are_not_good() {
     }
 }
 
-// === Files ===
-
-#[tokio::test]
-async fn without_good_files_there_is_no_connection_until_there_are() {
-    let authority = Authority::new();
-    let control_plane = Secured::start(serving(&authority.issue(LOCALHOST))).await;
-    let late = authority.path("late.pem");
-    let mesh = mesh(control_plane.address, tls(json!({ "ca_certificate_file": late })));
-    let said = unreachable(&mesh).await;
-    assert!(said.contains("late.pem: No such file"), "{said}");
-    std::fs::write(&late, authority.pem()).expect("writable");
-    answers(&mesh).await;
-}
+// === Roots ===
 
 #[test]
 fn without_a_ca_the_systems_roots_are_trusted() {

@@ -45,6 +45,7 @@ mod protocols;
 mod refuser;
 mod removals;
 mod rig;
+mod rotation;
 mod routing;
 mod servers_without_manners;
 mod shutdown;

@@ -87,6 +87,10 @@ impl Authorities {
         (0..).map(ServerId).zip(&self.servers)
     }
 
+    pub(super) fn servers_mut(&mut self) -> impl Iterator<Item = &mut XdsServer> {
+        self.servers.iter_mut()
+    }
+
     pub(crate) fn server(&self, id: ServerId) -> Option<&XdsServer> {
         self.servers.get(id.index())
     }

@@ -22,8 +22,9 @@ use crate::{
     dns::{Resolve, Resolver},
     name::percent_encode,
     resource::Invalid,
+    tls::CryptoProvider,
 };
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 /// A validated bootstrap. Two with the same servers and node share one `XdsClient`.
 ///
@@ -106,6 +107,19 @@ impl Bootstrap {
     #[must_use]
     pub fn with_max_message_size(mut self, bytes: usize) -> Self {
         self.transport.max_message_size = bytes;
+        self
+    }
+
+    /// Does TLS to control planes with this provider of rustls 0.23, but for servers whose [`TlsConfig`](crate::TlsConfig)
+    /// names another; for bootstraps that were read as JSON. Unless set, the cargo features say: `tls-ring`, which wins,
+    /// or `tls-aws-lc`.
+    #[must_use]
+    pub fn with_crypto_provider(mut self, provider: Arc<CryptoProvider>) -> Self {
+        for server in self.authorities.servers_mut() {
+            if let ChannelCredentials::Tls(config) = &mut server.credentials {
+                config.provider_unless_set(&provider);
+            }
+        }
         self
     }
 

@@ -80,6 +80,12 @@ impl TlsConfig {
         self
     }
 
+    pub(crate) fn provider_unless_set(&mut self, provider: &Arc<CryptoProvider>) {
+        if self.provider == Provider::default() {
+            self.provider = Arc::clone(provider).into();
+        }
+    }
+
     fn with_roots(mut self, roots: Source) -> Self {
         self.sources.roots = Some(Roots::Pem(roots));
         self

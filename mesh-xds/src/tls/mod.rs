@@ -29,6 +29,7 @@ pub use config::TlsConfig;
 pub(crate) use connector::Connector;
 use material::{Roots, Sources};
 use provider::Provider;
+pub use rustls::crypto::CryptoProvider;
 use source::Source;
 use store::Store;
 
@@ -40,5 +41,5 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 /// "ALPN `h2` always" - A29.
 const ALPN: &[u8] = b"h2";
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "tls-ring", feature = "tls-aws-lc")))]
 mod tests;

@@ -59,3 +59,28 @@ impl PartialEq for Provider {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(not(any(feature = "tls-ring", feature = "tls-aws-lc")))]
+    #[test]
+    fn without_a_feature_tls_is_impossible_and_the_features_are_named() {
+        let error = Provider::default().resolve().expect_err("there is none");
+        assert!(error.contains("`tls-ring` or `tls-aws-lc`"), "{error}");
+    }
+
+    #[cfg(all(feature = "tls-ring", feature = "tls-aws-lc"))]
+    #[test]
+    fn ring_wins_where_both_are_built_in_and_a_choice_in_code_wins_over_it() {
+        use rustls::crypto::{aws_lc_rs, ring};
+        // rustls names no provider; their random generators differ in name.
+        let random = |provider: &CryptoProvider| format!("{:?}", provider.secure_random);
+        let chosen = |provider: Provider| random(&provider.resolve().expect("built in"));
+        assert_eq!(chosen(Provider::default()), random(&ring::default_provider()));
+        let aws_lc = aws_lc_rs::default_provider();
+        assert_ne!(random(&aws_lc), random(&ring::default_provider()));
+        assert_eq!(chosen(Arc::new(aws_lc.clone()).into()), random(&aws_lc));
+    }
+}

@@ -143,3 +143,21 @@ fn a_duration_is_read_as_protobuf_json_has_it() {
         assert_eq!(duration(text), expected, "{text}");
     }
 }
+
+#[cfg(feature = "tls-ring")]
+#[test]
+fn a_crypto_provider_for_all_servers_leaves_the_choice_of_one_alone() {
+    use crate::{ServerAddress, XdsServer};
+    use std::sync::Arc;
+    let provider = || Arc::new(rustls::crypto::ring::default_provider());
+    let (all, one) = (provider(), provider());
+    let server = |port, tls| XdsServer::new(ServerAddress::parse(&format!("cp:{port}")).expect("a name")).tls(tls);
+    let bootstrap = Bootstrap::builder()
+        .server(server(1, TlsConfig::new()))
+        .server(server(2, TlsConfig::new().with_provider(Arc::clone(&one))))
+        .build()
+        .expect("servers")
+        .with_crypto_provider(Arc::clone(&all));
+    let expected = [all, one].map(|provider| ChannelCredentials::Tls(TlsConfig::new().with_provider(provider)));
+    assert!(bootstrap.servers().map(|(_, server)| &server.credentials).eq(&expected));
+}
