@@ -305,10 +305,7 @@ async fn read(
 fn is_worth_decoding(incoming: &Incoming, names: &Names) -> bool {
     match incoming {
         Incoming::Any(..) => true,
-        // An xdstp name has more than one spelling.
-        Incoming::Wrapped(wrapped) => {
-            wrapped.name.is_empty() || wrapped.name.starts_with("xdstp:") || names.contains(&wrapped.name)
-        }
+        Incoming::Wrapped(wrapped) => wrapped.name.is_empty() || names.contains(&wrapped.name),
     }
 }
 

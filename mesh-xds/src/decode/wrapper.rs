@@ -4,7 +4,10 @@
 //! this file does NOT.
 
 use super::{basics::type_name, refused};
-use crate::resource::{IgnoredField, Invalid, Received};
+use crate::{
+    name::canonical_string,
+    resource::{IgnoredField, Invalid, Received},
+};
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3::Resource as Wrapper;
 use prost::{Message, Name};
@@ -74,7 +77,7 @@ impl From<Wrapper> for Wrapped {
             _ => wrapper.name,
         };
         Self {
-            name,
+            name: canonical_string(name),
             version: wrapper.version,
             resource: wrapper.resource.map(|any| (any.type_url, any.value.into())),
             has_ttl: wrapper.ttl.is_some(),
