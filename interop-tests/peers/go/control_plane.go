@@ -51,16 +51,47 @@ type snapshot struct {
 	Resources []json.RawMessage `json:"resources"`
 }
 
+// versions tells which version a client judges in delta, whose ACKs carry a nonce only.
+type versions struct {
+	lock    sync.Mutex
+	byNonce map[string]string
+}
+
+func (v *versions) sent(stream int64, response *discovery.DeltaDiscoveryResponse) {
+	v.lock.Lock()
+	defer v.lock.Unlock()
+	v.byNonce[fmt.Sprint(stream, response.GetNonce())] = response.GetSystemVersionInfo()
+}
+
+func (v *versions) of(stream int64, nonce string) string {
+	v.lock.Lock()
+	defer v.lock.Unlock()
+	return v.byNonce[fmt.Sprint(stream, nonce)]
+}
+
 // controlPlane says "ready ADDRESS" once, "applied VERSION" for each snapshot that it read from stdin, and
-// "ack TYPE VERSION", "nack TYPE MESSAGE" for what its clients answer.
+// "ack TYPE VERSION", "nack TYPE MESSAGE" for what its clients answer, in SotW or delta, as they like.
 func controlPlane(options ...grpc.ServerOption) error {
 	snapshots := cache.NewSnapshotCache(true, everyNode{}, nil)
+	told := versions{byNonce: map[string]string{}}
 	callbacks := server.CallbackFuncs{
 		StreamRequestFunc: func(_ int64, request *discovery.DiscoveryRequest) error {
 			if detail := request.GetErrorDetail(); detail != nil {
 				say("nack %s %s", request.GetTypeUrl(), detail.GetMessage())
 			} else if request.GetResponseNonce() != "" {
 				say("ack %s %s", request.GetTypeUrl(), request.GetVersionInfo())
+			}
+			return nil
+		},
+		StreamDeltaResponseFunc: func(stream int64, _ *discovery.DeltaDiscoveryRequest, response *discovery.DeltaDiscoveryResponse) {
+			told.sent(stream, response)
+			say("delta %s %d resources %v removed", response.GetTypeUrl(), len(response.GetResources()), response.GetRemovedResources())
+		},
+		StreamDeltaRequestFunc: func(stream int64, request *discovery.DeltaDiscoveryRequest) error {
+			if detail := request.GetErrorDetail(); detail != nil {
+				say("nack %s %s", request.GetTypeUrl(), detail.GetMessage())
+			} else if nonce := request.GetResponseNonce(); nonce != "" {
+				say("ack %s %s", request.GetTypeUrl(), told.of(stream, nonce))
 			}
 			return nil
 		},

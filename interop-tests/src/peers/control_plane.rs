@@ -1,4 +1,4 @@
-//! go-control-plane: a snapshot cache that was not written here, serving SotW ADS.
+//! go-control-plane: a snapshot cache that was not written here, serving ADS in SotW and delta.
 //!
 //! It does NOT make resources; they are given as protobuf JSON.
 
@@ -67,6 +67,16 @@ impl GoControlPlane {
             None => (line == ack).then_some(Ok(())),
         })
         .await
+    }
+
+    /// Waits until a delta response of this type took this name away.
+    ///
+    /// # Errors
+    /// It said nothing within 60 s.
+    pub async fn removal(&mut self, type_url: &str, name: &str) -> Result<(), PeerError> {
+        let (delta, removed) = (format!("delta {type_url} "), format!("[{name}] removed"));
+        let expected = format!("{delta}.. {removed}");
+        self.until(&expected, |line| (line.starts_with(&delta) && line.ends_with(&removed)).then_some(())).await
     }
 
     /// The first line from which `pick` makes something, among those that were said already or will be.

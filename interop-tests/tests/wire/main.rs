@@ -16,6 +16,7 @@ mod csds;
 mod csds_tools;
 mod data_errors;
 mod deadlines;
+mod delta;
 mod dns;
 mod envoy_client_of_our_control_plane;
 mod events;

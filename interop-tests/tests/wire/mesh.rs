@@ -8,7 +8,7 @@ use mesh_client::{ClusterStatus, EndpointReport, EndpointState, Mesh, MeshChanne
 use mesh_xds::{
     Bootstrap, ServerAddress, XdsServer,
     control_plane::{
-        ControlPlane, Resources, Serving,
+        ControlPlane, Dialect, Resources, Serving,
         resources::{cluster_eds, endpoints, listener, route_config, virtual_host},
     },
     resource::Kind,
@@ -132,8 +132,14 @@ pub(crate) struct SocketMesh {
 
 impl SocketMesh {
     pub(crate) async fn start(resources: Resources) -> Self {
+        Self::start_in(Dialect::Sotw, resources).await
+    }
+
+    /// With a mesh that speaks this variant of ADS.
+    pub(crate) async fn start_in(dialect: Dialect, resources: Resources) -> Self {
         let plane = Plane::start(resources).await;
-        let bootstrap = Bootstrap::builder().node_id("socket").server(plane.server()).build().expect("a server");
+        let server = if dialect == Dialect::Delta { plane.server().delta() } else { plane.server() };
+        let bootstrap = Bootstrap::builder().node_id("socket").server(server).build().expect("a server");
         Self { mesh: Mesh::builder(bootstrap).build(), plane }
     }
 

@@ -14,7 +14,7 @@ use fastrand::Rng;
 use interop_tests::backend::Backend;
 use mesh_xds::{
     control_plane::{
-        Resources,
+        Dialect, Resources,
         resources::{cluster_eds, endpoints, listener, route_config, virtual_host, virtual_host_weighted},
     },
     resource::Kind,
@@ -33,9 +33,18 @@ const PER_SECOND: u32 = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_is_lost_while_clusters_are_swapped_and_weighted() {
+    clusters_are_swapped_and_weighted(Dialect::Sotw).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_clusters_are_swapped_and_weighted_in_delta() {
+    clusters_are_swapped_and_weighted(Dialect::Delta).await;
+}
+
+async fn clusters_are_swapped_and_weighted(dialect: Dialect) {
     let [a, b, c, d] = backends(["a", "b", "c", "d"]).await;
     let colours = [addresses([&a, &b]), addresses([&c, &d])];
-    let mesh = SocketMesh::start(split(&colours, 1)).await;
+    let mesh = SocketMesh::start_in(dialect, split(&colours, 1)).await;
     let channel = mesh.ready("echo").await;
     let load = Load::start(channel, PER_SECOND);
     for round in 0..soak(50) {
@@ -92,8 +101,17 @@ async fn no_call_is_lost_when_streams_are_refused_after_their_body_was_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_is_lost_while_the_control_plane_is_away() {
+    the_control_plane_is_away(Dialect::Sotw).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_the_control_plane_is_away_in_delta() {
+    the_control_plane_is_away(Dialect::Delta).await;
+}
+
+async fn the_control_plane_is_away(dialect: Dialect) {
     let [a, b, c] = backends(["a", "b", "c"]).await;
-    let mut mesh = SocketMesh::start(one(&addresses([&a, &b]))).await;
+    let mut mesh = SocketMesh::start_in(dialect, one(&addresses([&a, &b]))).await;
     let load = Load::start(mesh.ready("echo").await, PER_SECOND);
     // The stream breaks, and comes back at once.
     mesh.control_plane().cut_streams();
@@ -150,6 +168,15 @@ async fn no_call_is_lost_while_there_are_more_callers_than_streams() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_is_lost_while_all_of_that_happens_at_once() {
+    all_of_that_happens_at_once(Dialect::Sotw).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_all_of_that_happens_at_once_in_delta() {
+    all_of_that_happens_at_once(Dialect::Delta).await;
+}
+
+async fn all_of_that_happens_at_once(dialect: Dialect) {
     let seed = env::var("NO_CALL_LOST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     println!("NO_CALL_LOST_SEED={seed}");
@@ -158,7 +185,7 @@ async fn no_call_is_lost_while_all_of_that_happens_at_once() {
     let [a, b, c] = backends(["a", "b", "c"]).await;
     let colours = [addresses([&a, &b]), addresses([&c, &narrow])];
     let mut all = [a, b, c, narrow];
-    let mut mesh = SocketMesh::start(split(&colours, 50)).await;
+    let mut mesh = SocketMesh::start_in(dialect, split(&colours, 50)).await;
     let load = Load::start(mesh.ready("echo").await, PER_SECOND);
     for round in 0..soak(60) {
         match dice.u32(..7) {

@@ -61,6 +61,38 @@ async fn go_control_plane_leads_our_client() {
 }
 
 #[tokio::test]
+async fn go_control_plane_leads_our_client_in_delta() {
+    let [a, b, c] = backends(["a", "b", "c"]).await;
+    let mut control_plane = GoControlPlane::start().await.expect("set up");
+    control_plane.serve("1", &json_resources("greeter", &addresses([&a, &b]))).await.expect("consistent");
+    let mut bootstrap = bootstrap("ours-3", control_plane.address());
+    bootstrap["xds_servers"][0]["server_features"] = serde_json::json!(["xds_v3", "delta_ads"]);
+    let bootstrap = Bootstrap::parse(&bootstrap.to_string()).expect("well-formed");
+    let mesh = Mesh::builder(bootstrap).build();
+    let mut client = TestServiceClient::new(mesh.channel("xds:///greeter").expect("a target"));
+
+    assert_eq!(answers(&mut client, 100).await.values().sum::<u64>(), 100);
+    for kind in Kind::ALL {
+        control_plane.verdict(kind.type_url(), "1").await.expect("judged").expect("accepted");
+    }
+
+    // Only what changed is sent, and so judged.
+    control_plane.serve("2", &json_resources("greeter", &addresses([&b, &c]))).await.expect("consistent");
+    control_plane.verdict(Kind::Endpoints.type_url(), "2").await.expect("judged").expect("accepted");
+    let moved = async { while !answers(&mut client, 10).await.keys().eq(["b", "c"]) {} };
+    within("answers from b and c", moved).await;
+
+    // The service is gone, which costs no call (A88), and comes back.
+    control_plane.serve("3", &json_resources("other", &addresses([&a]))).await.expect("consistent");
+    control_plane.removal(Kind::Listener.type_url(), "greeter").await.expect("told");
+    control_plane.verdict(Kind::Listener.type_url(), "3").await.expect("judged").expect("accepted");
+    assert_eq!(answers(&mut client, 20).await.values().sum::<u64>(), 20);
+    control_plane.serve("4", &json_resources("greeter", &addresses([&a]))).await.expect("consistent");
+    let moved = async { while !answers(&mut client, 10).await.keys().eq(["a"]) {} };
+    within("answers from a", moved).await;
+}
+
+#[tokio::test]
 async fn our_client_calls_c_core_servers_in_every_way() {
     let mut a = CoreBackend::start("a").await.expect("set up");
     let mut b = CoreBackend::start("b").await.expect("set up");

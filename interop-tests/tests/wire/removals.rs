@@ -5,14 +5,14 @@
 
 use crate::{
     load::Load,
-    mesh::{all_are_ready, applied, mesh, ready, service, soak, unary},
+    mesh::{SocketMesh, all_are_ready, applied, mesh, ready, service, soak, unary},
     rig::{addresses, backends, until},
 };
 use interop_tests::backend::Backend;
 use mesh_client::testing::TestMesh;
 use mesh_xds::{
     control_plane::{
-        Resources,
+        Dialect, Resources,
         resources::{cluster_eds, endpoints, listener, route_config, virtual_host},
     },
     resource::Kind,
@@ -58,19 +58,28 @@ async fn once_status_shows_that_an_endpoint_is_gone_a_busy_client_does_not_call_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_leaves_the_routes_and_returns_is_called_at_its_new_endpoints_only() {
+    a_cluster_leaves_the_routes_and_returns(Dialect::Sotw).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_leaves_the_routes_and_returns_is_called_at_its_new_endpoints_only_in_delta() {
+    a_cluster_leaves_the_routes_and_returns(Dialect::Delta).await;
+}
+
+async fn a_cluster_leaves_the_routes_and_returns(dialect: Dialect) {
     let [a, b, other] = backends(["a", "b", "other"]).await;
-    let mesh = mesh(routed_to("comes-and-goes", a.address()));
-    let load = Load::start(ready(&mesh, "echo").await, 500);
+    let mesh = SocketMesh::start_in(dialect, routed_to("comes-and-goes", a.address())).await;
+    let load = Load::start(mesh.ready("echo").await, 500);
     for round in 0..soak(10) {
         let (now, before) = if round % 2 == 0 { (&b, &a) } else { (&a, &b) };
-        mesh.control_plane().set_unchecked(routed_to("other", other.address()));
+        mesh.set(routed_to("other", other.address()));
         // Every other time it is back before anybody can have noticed that it was away.
         if round % 4 < 2 {
-            applied(&mesh, Kind::RouteConfig, "routes").await;
+            mesh.applied(Kind::RouteConfig, "routes").await;
         }
-        mesh.control_plane().set_unchecked(routed_to("comes-and-goes", now.address()));
-        applied(&mesh, Kind::Endpoints, "comes-and-goes").await;
-        applied(&mesh, Kind::RouteConfig, "routes").await;
+        mesh.set(routed_to("comes-and-goes", now.address()));
+        mesh.applied(Kind::Endpoints, "comes-and-goes").await;
+        mesh.applied(Kind::RouteConfig, "routes").await;
         load.old_calls_end().await;
         let (old, new) = (before.counters().calls, now.counters().calls);
         load.goes_on(20).await;

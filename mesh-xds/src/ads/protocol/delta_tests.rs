@@ -146,7 +146,7 @@ fn a_new_stream_asks_for_all_names_with_the_versions_held_and_tells_the_node_onc
     ads.wants(Endpoints, &["e"]).asks(Endpoints, &["e"], &[]);
     ads.wants(Cluster, &["a", "b", "c"]).asks(Cluster, &["a", "b", "c"], &[]);
     ads.sends(Cluster, "1", "n1", &["a", "b"], &[]).acks(Cluster, "n1");
-    // What is refused does not count: the version before it does.
+    // What is refused is never what counts.
     ads.sends_bad(Cluster, "2", "n2", &["b", "c"], "bad").answers(Cluster, "n2", Some("bad"));
     ads.reconnect();
     assert!(ads.requests[0].with_node && !ads.requests[1].with_node);
