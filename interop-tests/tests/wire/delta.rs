@@ -75,11 +75,19 @@ async fn only_what_changed_is_sent_and_calls_follow() {
     assert_eq!(opened, Ok(Event::StreamOpened { stream: 1, dialect: Dialect::Delta }));
     assert_eq!(unary(&channel).await.expect("a reply"), "a");
     mesh.applied(Kind::Endpoints, "echo-cluster").await;
+    let versions = || {
+        let status = mesh.mesh().status().xds;
+        [Kind::Cluster, Kind::Endpoints].map(|kind| status.resource(kind, "echo-cluster")?.version.clone())
+    };
+    let before = versions();
     let mut events = mesh.control_plane().events();
     mesh.set(service("echo", &addresses([&b])));
     assert_eq!(told(&mut events).await, (vec!["echo-cluster".to_owned()], vec![]));
     mesh.applied(Kind::Endpoints, "echo-cluster").await;
     answers_only(&channel, "b").await;
+    // Each resource has a version of its own.
+    let after = versions();
+    assert!(before[0].is_some() && before[0] == after[0] && before[1] != after[1], "{before:?} {after:?}");
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ impl Asked {
         }
     }
 
-    /// The type behind a type URL, if this stream was asked for any.
+    /// The type behind a type URL, if it is one of the four, or one that this stream was asked for.
     pub(super) fn kind(&self, type_url: &str) -> Option<Kind> {
         self.lock().iter().map(|(kind, _)| kind).find(|kind| kind.type_url() == type_url)
     }

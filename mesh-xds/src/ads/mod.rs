@@ -11,6 +11,8 @@ mod connection;
 mod decoder;
 mod jwt;
 mod messages;
+#[cfg(test)]
+mod offline_tests;
 mod protocol;
 mod stream;
 mod wire;
@@ -18,7 +20,7 @@ mod wire;
 pub(crate) use backoff::{Again, Backoff};
 pub(crate) use connect::Dialer;
 pub(crate) use messages::node_message;
-#[cfg(test)]
-pub(crate) use protocol::Asks;
 pub(crate) use protocol::{Protocol, Request, Verdict};
 pub(crate) use stream::{Event, Response, StreamTask, describe};
+#[cfg(test)]
+pub(crate) use {offline_tests::Offline, protocol::Asks};

@@ -283,22 +283,27 @@ async fn read(
             Err(status) => return End::Over { opened, answered, why: describe(&status) },
         };
         answered = true;
-        let Frame { type_url, version, nonce, mut resources, removed, errors } = frame;
-        let Some(kind) = asked.kind(&type_url) else {
-            tracing::debug!(type_url, "response of a type that was never requested");
-            continue;
-        };
-        asked.with(kind, |names| {
-            decoder.retain(kind, names);
-            resources.retain(|incoming| is_worth_decoding(incoming, names));
-        });
-        let resources = decoder.decode(kind, resources).await;
-        let response = Response { kind, version, nonce, resources, removed, errors };
+        let Some(response) = decoded(frame, decoder, asked).await else { continue };
         // One slot: "do not read the next ADS message until all watchers have processed the previous one" - A57.
         if events.send(Event::Response(response)).await.is_err() {
             return End::Orphaned;
         }
     }
+}
+
+/// What a frame says; `None` if it is of a type that was never requested.
+pub(super) async fn decoded(frame: Frame, decoder: &mut Decoder, asked: &Asked) -> Option<Response> {
+    let Frame { type_url, version, nonce, mut resources, removed, errors } = frame;
+    let Some(kind) = asked.kind(&type_url) else {
+        tracing::debug!(type_url, "response of a type that was never requested");
+        return None;
+    };
+    asked.with(kind, |names| {
+        decoder.retain(kind, names);
+        resources.retain(|incoming| is_worth_decoding(incoming, names));
+    });
+    let resources = decoder.decode(kind, resources).await;
+    Some(Response { kind, version, nonce, resources, removed, errors })
 }
 
 /// A delta subscription of which istiod has forgotten the last name brings everything there is.

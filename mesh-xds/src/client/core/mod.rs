@@ -266,4 +266,6 @@ impl Core {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;
