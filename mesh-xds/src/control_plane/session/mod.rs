@@ -145,8 +145,12 @@ impl Session {
     fn news(&mut self, snapshot: &Snapshot, hooks: &Arc<Hooks>) -> Option<(Arc<str>, News)> {
         let nonce = self.nonces + 1;
         let is_free = |type_url: &str| !hooks.held.contains(type_url);
+        let unsettled = |((_, url), subscription): (&(u8, Arc<str>), &mut Subscription)| {
+            is_free(url) && subscription.is_unsettled(snapshot.set(url), hooks)
+        };
+        let alone = self.types.iter_mut().map(unsettled).filter(|unsettled| *unsettled).count() < 2;
         for ((_, type_url), subscription) in self.types.iter_mut().filter(|((_, url), _)| is_free(url)) {
-            if let Some(news) = subscription.updates(snapshot.set(type_url), hooks, nonce) {
+            if let Some(news) = subscription.updates(snapshot.set(type_url), hooks, nonce, alone) {
                 return Some((type_url.clone(), news));
             }
         }

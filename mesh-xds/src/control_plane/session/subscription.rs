@@ -229,8 +229,21 @@ impl Subscription {
 
     // === Answers ===
 
-    /// What the client must be told now, in response `nonce`; removals wait for [`removals`](Self::removals).
-    pub(super) fn updates(&mut self, set: Option<&Arc<TypeSet>>, hooks: &Arc<Hooks>, nonce: u64) -> Option<News> {
+    /// Whether there may be something to tell.
+    pub(super) fn is_unsettled(&mut self, set: Option<&Arc<TypeSet>>, hooks: &Arc<Hooks>) -> bool {
+        self.look(set, hooks);
+        !self.unsettled.is_empty()
+    }
+
+    /// What the client must be told now, in response `nonce`; removals wait for [`removals`](Self::removals), and so does
+    /// what never was, unless this type is `alone` in being unsettled.
+    pub(super) fn updates(
+        &mut self,
+        set: Option<&Arc<TypeSet>>,
+        hooks: &Arc<Hooks>,
+        nonce: u64,
+        alone: bool,
+    ) -> Option<News> {
         self.look(set, hooks);
         let withheld = hooks.withheld.get(&*self.type_url);
         let (mut news, mut size) = (News::default(), 0);
@@ -240,7 +253,7 @@ impl Subscription {
             if withheld.is_some_and(|names| names.contains(&*name)) {
                 continue;
             }
-            if let Some(entry) = self.compare(name, set, nonce, &mut news.removed) {
+            if let Some(entry) = self.compare(name, set, nonce, alone, &mut news.removed) {
                 size += entry.frame.len();
                 news.entries.push(entry);
             }
@@ -296,6 +309,7 @@ impl Subscription {
         name: Arc<str>,
         set: Option<&Arc<TypeSet>>,
         nonce: u64,
+        alone: bool,
         removed: &mut Vec<Arc<str>>,
     ) -> Option<Arc<Entry>> {
         if !self.wanted.covers(&name) {
@@ -322,11 +336,17 @@ impl Subscription {
                 None
             }
             (None, None) => {
-                // The client holds nothing that could break, so that this need not wait for updates.
                 if self.wanted.names(&name) {
-                    self.told.insert(name.clone(), Told::new(State::Absent, nonce));
-                    if self.style == Style::Delta {
-                        removed.push(name);
+                    match self.style {
+                        // What refers to it may be about to change, and a client that hears first that it does not exist
+                        // could act on that.
+                        Style::Delta if !alone => drop(self.gone.insert(name)),
+                        style => {
+                            self.told.insert(name.clone(), Told::new(State::Absent, nonce));
+                            if style == Style::Delta {
+                                removed.push(name);
+                            }
+                        }
                     }
                 }
                 None
