@@ -5,11 +5,14 @@
 
 use crate::{
     mesh::{applied, mesh, ready, service, unary},
-    rig::{addresses, backends, until, within},
+    rig::{OurControlPlane, addresses, backends, bootstrap, until, within},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use interop_tests::proto::testing::{SimpleRequest, test_service_client::TestServiceClient};
+use interop_tests::{
+    peers::{ForeignClient, Grpc},
+    proto::testing::{SimpleRequest, test_service_client::TestServiceClient},
+};
 use mesh_client::{Mesh, MeshChannel, testing::TestMesh};
 use mesh_xds::{
     Bootstrap,
@@ -497,4 +500,32 @@ async fn the_control_plane_says_which_clusters_and_how_often() {
     // It counted on.
     come_to(control_plane, CLUSTER, (1, 1, 0, 0)).await;
     assert_eq!(control_plane.load_streams_opened(), 1);
+}
+
+// === Others ===
+
+/// A client that is not ours tells our control plane what it did.
+async fn reports_to_our_control_plane(implementation: Grpc) {
+    let [a] = backends(["a"]).await;
+    let control_plane = OurControlPlane::start().await;
+    // No client of gRPC reports more often.
+    control_plane.ads.request_load(Duration::from_secs(1), ReportedClusters::All);
+    control_plane.ads.set_unchecked(reported("echo", &addresses([&a]), &[]));
+    let bootstrap = bootstrap("foreign-lrs", control_plane.address);
+    let mut client = ForeignClient::start(implementation, "xds:///echo", &bootstrap).await.expect("set up");
+    let answers = client.call(20).await.expect("the client runs");
+    assert_eq!(answers.values().sum::<u64>(), 20);
+    let all = |stats: &[ClusterStats]| counts(stats) == (20, 20, 0, 0);
+    within("20 calls in its reports", control_plane.ads.wait_for_load("foreign-lrs", CLUSTER, all)).await;
+    assert_eq!(control_plane.ads.open_load_streams(), 1);
+}
+
+#[tokio::test]
+async fn c_core_reports_to_our_control_plane() {
+    reports_to_our_control_plane(Grpc::Core).await;
+}
+
+#[tokio::test]
+async fn grpc_go_reports_to_our_control_plane() {
+    reports_to_our_control_plane(Grpc::Go).await;
 }
