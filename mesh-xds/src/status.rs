@@ -103,6 +103,8 @@ pub struct ResourceStatus {
     pub name: String,
     /// The server it is from, as the bootstrap names it.
     pub server: Arc<str>,
+    /// The targets that use it (`xds:///name`), in what they serve or will serve; empty for what is watched by itself.
+    pub targets: Vec<Arc<str>>,
     /// What the last news about it was.
     pub state: ResourceState,
     /// `version_info` of the response that brought the value in use, if there is one.

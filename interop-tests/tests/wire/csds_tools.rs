@@ -19,9 +19,9 @@ use interop_tests::{
     peers::{ForeignClient, Grpc, read_csds},
 };
 use mesh_xds::{
-    CsdsService,
-    control_plane::resources::{cluster_eds, endpoints},
-    resource::Kind,
+    CsdsService, TargetName,
+    control_plane::resources::{cluster_eds, endpoints, listener, route_config, virtual_host_weighted},
+    resource::{Cluster, Kind},
 };
 use prost::Message;
 use std::collections::BTreeMap;
@@ -118,6 +118,37 @@ async fn fields_without_effect_and_the_server_are_told_beside_each_resource() {
 }
 
 #[tokio::test]
+async fn each_target_has_its_scope_with_all_that_it_uses() {
+    let control_plane = OurControlPlane::start().await;
+    let resources = greeter(cluster_eds("blue")).with(listener("other", "other-routes"));
+    let both = virtual_host_weighted("*", &[("blue", 1), ("green", 1)]);
+    let resources = resources.with(route_config("other-routes", vec![both])).with(cluster_eds("green"));
+    control_plane.ads.set_unchecked(resources.with(endpoints("green", &[])).with(cluster_eds("alone")));
+    let admin = Admin::following("csds-scopes", &control_plane).await;
+    let _other = admin.client.watch(TargetName::new("other", "other"));
+    let _alone = admin.client.watch_resource::<Cluster>("alone");
+    for (type_url, name) in [(EDS, "blue"), (EDS, "green"), (CDS, "alone")] {
+        admin.reaches(type_url, name, Acked).await;
+    }
+    let scopes = admin.fetch().await.into_iter().map(|config| {
+        let names = config.generic_xds_configs.into_iter().map(|resource| resource.name);
+        (config.client_scope, names.collect::<Vec<_>>().join(" "))
+    });
+    let scopes: Vec<_> = scopes.collect();
+    let expected = [
+        ("", "alone"),
+        ("xds:///greeter", "greeter routes blue blue"),
+        ("xds:///other", "other other-routes blue green blue green"),
+    ];
+    assert_eq!(scopes, expected.map(|(scope, names)| (scope.to_owned(), names.to_owned())));
+    // The local API says the same.
+    let status = admin.client.status();
+    let targets = |name| status.resource(Kind::Cluster, name).expect("subscribed").targets.iter().map(|t| &**t);
+    assert_eq!(targets("blue").collect::<Vec<_>>(), ["xds:///greeter", "xds:///other"]);
+    assert_eq!(targets("alone").count(), 0);
+}
+
+#[tokio::test]
 async fn the_service_of_a_process_tells_of_each_client_while_it_lives() {
     let control_plane = OurControlPlane::start().await;
     control_plane.ads.set_unchecked(greeter(cluster_eds("blue")));
@@ -176,15 +207,21 @@ struct Said {
     bytes: Vec<u8>,
 }
 
-fn said(configs: Vec<ClientConfig>) -> BTreeMap<(String, String), Said> {
-    let resources = configs.into_iter().flat_map(|config| config.generic_xds_configs).map(|resource| {
+/// By scope, type and name.
+fn said(configs: Vec<ClientConfig>) -> BTreeMap<[String; 3], Said> {
+    let scoped = |config: ClientConfig| {
+        // C-core leaves an empty authority out.
+        let scope = config.client_scope.replace("xds:/greeter", "xds:///greeter");
+        config.generic_xds_configs.into_iter().map(move |resource| (scope.clone(), resource))
+    };
+    let resources = configs.into_iter().flat_map(scoped).map(|(scope, resource)| {
         let said = Said {
             status: resource.client_status().as_str_name().to_owned(),
             version: resource.version_info,
             refused_version: resource.error_state.map(|error| error.version_info),
             bytes: resource.xds_config.unwrap_or_default().value,
         };
-        ((resource.type_url, resource.name), said)
+        ([scope, resource.type_url, resource.name], said)
     });
     resources.collect()
 }

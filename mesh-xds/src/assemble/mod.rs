@@ -152,6 +152,33 @@ impl Assembler {
         self.targets.is_empty() && self.singles.is_empty()
     }
 
+    /// The targets that refer to a resource, in what they serve or will serve.
+    pub(crate) fn users(&self, kind: Kind, name: &str) -> BTreeSet<TargetId> {
+        match kind {
+            Kind::Listener => self.listeners.users(name).into_iter().collect(),
+            Kind::RouteConfig => self.routes.users(name).into_iter().collect(),
+            Kind::Cluster => self.users_of_cluster(name).collect(),
+            Kind::Endpoints => {
+                let clusters = self.origins.endpoints.users(name);
+                clusters.iter().flat_map(|cluster| self.users_of_cluster(cluster.as_str())).collect()
+            }
+            Kind::Other(_) => BTreeSet::new(),
+        }
+    }
+
+    fn users_of_cluster(&self, name: &str) -> impl Iterator<Item = TargetId> {
+        let target = |user| match user {
+            ClusterUser::Target(id) => Some(id),
+            ClusterUser::Aggregate(_) => None,
+        };
+        self.clusters.users(name).into_iter().flat_map(move |user| match user {
+            ClusterUser::Target(id) => vec![id],
+            ClusterUser::Aggregate(aggregate) => {
+                self.clusters.users(aggregate.as_str()).into_iter().filter_map(target).collect()
+            }
+        })
+    }
+
     /// Whether something refers to a resource.
     pub(crate) fn needs(&self, kind: Kind, name: &str) -> bool {
         self.singles.is_used(kind, name)

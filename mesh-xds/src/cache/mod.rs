@@ -345,6 +345,7 @@ impl Entry {
             kind,
             name: name.to_string(),
             server: Arc::clone(server),
+            targets: Vec::new(),
             state: match self.state {
                 State::Requested => ResourceState::Requested,
                 State::Acked => ResourceState::Acked,

@@ -38,7 +38,6 @@ pub(super) enum Command {
 pub(super) struct Driver {
     bootstrap: Arc<Bootstrap>,
     shared: Arc<Mutex<Shared>>,
-    core: Core,
     watches: Watches,
     servers: Servers,
     lookups: Lookups,
@@ -49,7 +48,6 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(bootstrap: Arc<Bootstrap>, shared: Arc<Mutex<Shared>>, runtime: Handle) -> Self {
         Self {
-            core: Core::new(Arc::clone(&bootstrap)),
             lookups: Lookups::new(runtime.clone(), bootstrap.resolver.clone()),
             servers: Servers::new(Arc::clone(&bootstrap), runtime),
             bootstrap,
@@ -63,7 +61,7 @@ impl Driver {
     /// Runs until the last handle is dropped.
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
-            let deadline = self.core.next_deadline();
+            let deadline = lock(&self.shared).core.next_deadline();
             let timer = async move {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
@@ -97,27 +95,28 @@ impl Driver {
         // Locked until the values are out: nobody may see an ACK in `status()` and not what came of it.
         let shared = Arc::clone(&self.shared);
         let mut shared = lock(&shared);
-        for (id, value) in self.step(&mut shared.caches, input, now) {
+        let Shared { core, caches, streams, behind } = &mut *shared;
+        for (id, value) in self.step(core, caches, input, now) {
             self.publish(id, value, now);
         }
         for server in self.servers.ids() {
-            if self.servers.want(server, self.core.wants_stream(server)) {
-                shared.streams[server.index()] = StreamState::Idle;
+            if self.servers.want(server, core.wants_stream(server)) {
+                streams[server.index()] = StreamState::Idle;
                 // Its subscriptions are gone already: this changes nothing for anybody.
                 for input in [Input::Disconnected { server, cause: None }, Input::Idle(server)] {
-                    self.step(&mut shared.caches, input, now);
+                    self.step(core, caches, input, now);
                 }
             }
-            for request in self.core.take_requests(server) {
+            for request in core.take_requests(server) {
                 self.servers.send(server, request);
             }
         }
-        shared.behind = self.core.behind().filter_map(|id| self.watches.subject(id)).cloned().collect();
+        *behind = core.behind().filter_map(|id| self.watches.subject(id)).cloned().collect();
     }
 
-    fn step(&mut self, caches: &mut [Cache], input: Input, now: Instant) -> Vec<(TargetId, Value)> {
-        let published = self.core.turn(caches, input, now);
-        let Needs { watch, unwatch } = self.core.take_names();
+    fn step(&mut self, core: &mut Core, caches: &mut [Cache], input: Input, now: Instant) -> Vec<(TargetId, Value)> {
+        let published = core.turn(caches, input, now);
+        let Needs { watch, unwatch } = core.take_names();
         watch.into_iter().for_each(|name| self.lookups.watch(name));
         unwatch.into_iter().for_each(|name| self.lookups.unwatch(name));
         published

@@ -16,6 +16,7 @@ mod watches;
 
 pub use resource_watch::{ResourceUpdate, ResourceWatch};
 
+use self::core::Core;
 use crate::{
     Bootstrap, XdsServer,
     assemble::{Found, Subject},
@@ -25,7 +26,7 @@ use crate::{
     name,
     resource::{DnsName, Watchable},
     snapshot::Target,
-    status::{Clock, NodeStatus, ServerStatus, Status, StreamState},
+    status::{Clock, NodeStatus, ResourceStatus, ServerStatus, Status, StreamState},
 };
 use driver::{Command, Driver};
 use rustc_hash::FxHashSet;
@@ -93,9 +94,22 @@ impl TargetName {
     }
 }
 
+impl Subject {
+    /// The target as gRPC writes it; none for a resource that is watched by itself.
+    fn target(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Target { listener, authority } => {
+                Some(format!("xds://{}/{authority}", name::authority(listener).unwrap_or_default()).into())
+            }
+            Self::Resource(..) => None,
+        }
+    }
+}
+
 /// What the driver writes and `status()` reads. Held by the driver for one turn, never across an await.
 #[derive(Debug)]
 struct Shared {
+    core: Core,
     /// By server.
     caches: Vec<Cache>,
     streams: Vec<StreamState>,
@@ -128,6 +142,7 @@ impl XdsClient {
         let bootstrap: Arc<Bootstrap> = bootstrap.into();
         let cache = |server: &XdsServer| Cache::new(bootstrap.node_id(), &server.features);
         let shared = Arc::new(Mutex::new(Shared {
+            core: Core::new(Arc::clone(&bootstrap)),
             caches: bootstrap.servers().map(|(_, server)| cache(server)).collect(),
             streams: bootstrap.servers().map(|_| StreamState::Idle).collect(),
             behind: FxHashSet::default(),
@@ -171,8 +186,15 @@ impl XdsClient {
         let shared = lock(&self.0.shared);
         let clock = Clock::now();
         let names: Vec<Arc<str>> = self.0.bootstrap.servers().map(|(_, server)| server.to_string().into()).collect();
-        let of = |(cache, name): (&Cache, &Arc<str>)| cache.status(name, &clock);
-        let mut resources: Vec<_> = shared.caches.iter().zip(&names).flat_map(of).collect();
+        let mut resources = Vec::new();
+        for (((server, _), cache), name) in self.0.bootstrap.servers().zip(&shared.caches).zip(&names) {
+            let with_targets = |mut resource: ResourceStatus| {
+                let users = shared.core.users(server, resource.kind, &resource.name);
+                resource.targets = users.filter_map(Subject::target).collect();
+                resource
+            };
+            resources.extend(cache.status(name, &clock).into_iter().map(with_targets));
+        }
         resources.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         let state =
             |(name, state): (&Arc<str>, &StreamState)| ServerStatus { server: name.to_string(), state: state.clone() };

@@ -16,7 +16,10 @@ use envoy_types::pb::{
     envoy::{admin::v3::ClientResourceStatus, config::core::v3::Node},
     google::protobuf::Timestamp,
 };
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ClientStatusResponse {
@@ -88,22 +91,36 @@ struct IgnoredField {
 
 /// All clients, each with what it has; `bare` leaves the resources' bytes out.
 pub(super) fn response(clients: &[XdsClient], bare: bool) -> ClientStatusResponse {
-    ClientStatusResponse { config: clients.iter().map(|client| config(client, bare)).collect() }
+    ClientStatusResponse { config: clients.iter().flat_map(|client| configs(client, bare)).collect() }
 }
 
-fn config(client: &XdsClient, bare: bool) -> ClientConfig {
+/// One for each target: "gRPC indicates the data plane target" (A71), as if each had a client of its own. What no target
+/// uses has no scope.
+fn configs(client: &XdsClient, bare: bool) -> Vec<ClientConfig> {
+    let node = node_message(client.node());
     let resources = client.status().resources;
-    ClientConfig {
-        node: Some(node_message(client.node())),
-        generic_xds_configs: resources.into_iter().map(|resource| generic(resource, bare)).collect(),
-        client_scope: String::new(),
+    let mut scopes: BTreeMap<&str, Vec<GenericXdsConfig>> = BTreeMap::new();
+    for resource in &resources {
+        let unscoped = resource.targets.is_empty().then_some("");
+        for scope in resource.targets.iter().map(|target| &**target).chain(unscoped) {
+            scopes.entry(scope).or_default().push(generic(resource, bare));
+        }
     }
+    if scopes.is_empty() {
+        scopes.insert("", Vec::new());
+    }
+    let config = |(scope, generic_xds_configs): (&str, Vec<GenericXdsConfig>)| ClientConfig {
+        node: Some(node.clone()),
+        generic_xds_configs,
+        client_scope: scope.to_owned(),
+    };
+    scopes.into_iter().map(config).collect()
 }
 
-fn generic(resource: ResourceStatus, bare: bool) -> GenericXdsConfig {
+fn generic(resource: &ResourceStatus, bare: bool) -> GenericXdsConfig {
     let kind = resource.kind;
-    let contents = |bytes: Option<Bytes>| bytes.filter(|_| !bare).map(|value| any(kind, value));
-    let client_status = match resource.state {
+    let contents = |bytes: &Option<Bytes>| bytes.clone().filter(|_| !bare).map(|value| any(kind, value));
+    let client_status = match &resource.state {
         ResourceState::Requested => ClientResourceStatus::Requested,
         ResourceState::Acked => ClientResourceStatus::Acked,
         ResourceState::Nacked { .. } => ClientResourceStatus::Nacked,
@@ -114,23 +131,23 @@ fn generic(resource: ResourceStatus, bare: bool) -> GenericXdsConfig {
     let since_epoch = resource.last_updated.map(|at| at.duration_since(UNIX_EPOCH));
     GenericXdsConfig {
         type_url: kind.type_url().to_owned(),
-        name: resource.name,
-        version_info: resource.version.unwrap_or_default(),
-        xds_config: contents(resource.resource),
+        name: resource.name.clone(),
+        version_info: resource.version.clone().unwrap_or_default(),
+        xds_config: contents(&resource.resource),
         last_updated: since_epoch.map(|since| timestamp(since.unwrap_or_default())),
         client_status: client_status.into(),
-        error_state: resource.failure.map(|failed| failure(failed, contents)),
+        error_state: resource.failure.as_ref().map(|failed| failure(failed, contents)),
         ignored_fields: resource.ignored.iter().map(IgnoredField::of).collect(),
         server: resource.server.to_string(),
     }
 }
 
-fn failure(failed: ResourceFailure, contents: impl Fn(Option<Bytes>) -> Option<Any>) -> UpdateFailureState {
+fn failure(failed: &ResourceFailure, contents: impl Fn(&Option<Bytes>) -> Option<Any>) -> UpdateFailureState {
     UpdateFailureState {
-        failed_configuration: contents(failed.resource),
+        failed_configuration: contents(&failed.resource),
         last_update_attempt: Some(timestamp(failed.at.duration_since(UNIX_EPOCH).unwrap_or_default())),
-        details: failed.details,
-        version_info: failed.version.unwrap_or_default(),
+        details: failed.details.clone(),
+        version_info: failed.version.clone().unwrap_or_default(),
     }
 }
 

@@ -127,6 +127,11 @@ impl Core {
         self.views.behind()
     }
 
+    /// What uses a resource of a server.
+    pub(super) fn users(&self, server: ServerId, kind: Kind, name: &str) -> impl Iterator<Item = &Subject> {
+        self.views.users(&self.bootstrap.authorities, server, kind, name)
+    }
+
     /// What has to be sent to a server, in order.
     pub(super) fn take_requests(&mut self, server: ServerId) -> Vec<Request> {
         self.protocol(server).take_requests()

@@ -164,6 +164,21 @@ impl Views {
         self.all.iter().flat_map(move |(choice, assembler)| assembler.behind().filter(move |id| in_use(choice, id)))
     }
 
+    /// What uses a resource of a server.
+    pub(super) fn users(
+        &self,
+        authorities: &Authorities,
+        server: ServerId,
+        kind: Kind,
+        name: &str,
+    ) -> impl Iterator<Item = &Subject> {
+        let chose = move |(choice, _): &(&Choice, &Assembler)| choice.server(authorities, name) == Some(server);
+        self.all.iter().filter(chose).flat_map(move |(choice, assembler)| {
+            let followed = assembler.users(kind, name).into_iter().filter_map(|id| self.subjects.get(&id));
+            followed.filter(move |followed| followed.uses(choice)).map(|followed| &followed.subject)
+        })
+    }
+
     /// Makes a subject's chain shorter or longer, if it is time. Returns whether it did.
     fn choose(&mut self, id: TargetId, authorities: &Authorities, caches: &[Cache]) -> bool {
         let Some(followed) = self.subjects.get_mut(&id) else { return false };
