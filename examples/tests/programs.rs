@@ -141,3 +141,13 @@ fn the_quickstarts_directory_is_complete() {
     assert_eq!(resources.len(), 6, "a listener, its routes, two clusters and their endpoints");
     resources.check().expect("no resource refers to one that is not there");
 }
+
+#[tokio::test]
+async fn a_resource_type_of_ones_own_is_followed_and_a_bad_one_refused() {
+    let mut program = Program::start(env!("CARGO_BIN_EXE_own_resource"), &[], "");
+    program.says("shop=10: shop may make 10 calls").await;
+    program.says("shop=20: shop may make 20 calls").await;
+    let refused = program.says("shop=many: still 20").await;
+    assert!(refused.contains("limit: not a number"), "{refused}");
+    program.succeeds().await;
+}
