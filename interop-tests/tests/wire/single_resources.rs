@@ -2,7 +2,7 @@
 //!
 //! It does NOT make calls.
 
-use crate::rig::within;
+use crate::rig::{until, within};
 use mesh_xds::{
     Bootstrap, ResourceUpdate, ResourceWatch, XdsClient,
     control_plane::{
@@ -12,7 +12,13 @@ use mesh_xds::{
     },
     resource::{Cluster, ClusterLoadAssignment, Invalid, ResourceType, Watchable},
 };
-use std::sync::Arc;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 /// `name=limit`, as text.
 #[derive(Debug, PartialEq)]
@@ -119,4 +125,58 @@ async fn a_resource_of_an_unknown_authority_has_failed_at_once() {
     let mut watch = client(&control_plane).watch_resource::<Cluster>("xdstp://nope/t/c");
     let failed = within("the failure", async { watch.changed().await.expect("the client lives") }).await;
     assert!(matches!(&failed, ResourceUpdate::Failed(why) if why.contains("has no authority \"nope\"")), "{failed:?}");
+}
+
+/// Comparisons that have panicked; the first two do.
+static COMPARED: AtomicU32 = AtomicU32::new(0);
+
+/// A type whose user made a mistake.
+#[derive(Debug)]
+struct Careless(u8);
+
+impl PartialEq for Careless {
+    fn eq(&self, other: &Self) -> bool {
+        assert!(COMPARED.fetch_add(1, Ordering::Relaxed) >= 2, "a mistake in the user's code");
+        self.0 == other.0
+    }
+}
+
+impl ResourceType for Careless {
+    const TYPE_URL: &'static str = "type.googleapis.com/example.Careless";
+
+    fn name(_: &[u8]) -> Option<String> {
+        Some("c".to_owned())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        bytes.first().map(|byte| Self(*byte)).ok_or_else(|| Invalid::new("empty"))
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_user_code_takes_nothing_away_and_the_client_starts_again() {
+    let control_plane = ControlPlane::new();
+    let world = |byte: u8, port: u16| {
+        let mut resources =
+            Resources::default().with(endpoints("e", &[SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)]));
+        resources.insert_raw("c", Any { type_url: Careless::TYPE_URL.to_owned(), value: vec![byte] });
+        resources
+    };
+    control_plane.set_unchecked(world(1, 1));
+    let client = client(&control_plane);
+    let mut careless = client.watch_resource::<Careless>("c");
+    let mut other = client.watch_resource::<ClusterLoadAssignment>("e");
+    assert_eq!(next(&mut careless).await.0.0, 1);
+    next(&mut other).await;
+    // The new value is compared with the old one, first by the stream, then by the driver, and both panic.
+    control_plane.set_unchecked(world(2, 2));
+    until("both panics", || COMPARED.load(Ordering::Relaxed) >= 2).await;
+    assert!(matches!(other.current(), ResourceUpdate::Ready { .. }), "{:?}", other.current());
+    assert_eq!(next(&mut careless).await.0.0, 2);
+    // Whoever else is watched is followed again as well.
+    control_plane.set_unchecked(world(2, 3));
+    within("the newest", async {
+        while next(&mut other).await.0.endpoints().all(|endpoint| endpoint.addresses.first.port() != 3) {}
+    })
+    .await;
 }

@@ -1,6 +1,7 @@
 //! The driver: the task that carries events and commands into [`Core`], and requests and values out of it.
 //!
-//! It awaits nothing but its inbox. What a target is made of it does NOT know.
+//! It awaits nothing but its inbox. Should it panic (user code runs in it: the `PartialEq` of a resource type), it starts again
+//! from its watches, which keep what they have until there is news. What a target is made of it does NOT know.
 
 use super::{
     Shared,
@@ -20,12 +21,20 @@ use crate::{
     snapshot::Target,
     status::StreamState,
 };
-use std::sync::{Arc, Mutex};
+use futures_util::FutureExt;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{
     runtime::Handle,
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
+
+/// Between a panic of the driver and its next start.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// What handles ask for.
 #[derive(Debug)]
@@ -37,10 +46,13 @@ pub(super) enum Command {
 
 pub(super) struct Driver {
     bootstrap: Arc<Bootstrap>,
+    runtime: Handle,
     shared: Arc<Mutex<Shared>>,
     watches: Watches,
     servers: Servers,
     lookups: Lookups,
+    /// Whether it has not been told of its watches yet.
+    is_new: bool,
     applied: Limiter,
     connectivity: Limiter,
 }
@@ -49,8 +61,10 @@ impl Driver {
     pub(super) fn new(bootstrap: Arc<Bootstrap>, shared: Arc<Mutex<Shared>>, runtime: Handle) -> Self {
         Self {
             lookups: Lookups::new(runtime.clone(), bootstrap.resolver.clone()),
-            servers: Servers::new(Arc::clone(&bootstrap), runtime),
+            servers: Servers::new(Arc::clone(&bootstrap), runtime.clone()),
             bootstrap,
+            runtime,
+            is_new: true,
             shared,
             watches: Watches::default(),
             applied: Limiter::default(),
@@ -58,8 +72,32 @@ impl Driver {
         }
     }
 
-    /// Runs until the last handle is dropped.
-    pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    /// Runs until the last handle is dropped, also through panics.
+    pub(super) async fn supervised(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        // Unwind safety: of what a panic has left only the watches are kept, and each of their methods is one step.
+        while AssertUnwindSafe(self.run(&mut commands)).catch_unwind().await.is_err() {
+            tracing::error!("the xDS client's driver panicked and starts again");
+            self.begin_again();
+            sleep(RESTART_DELAY).await;
+        }
+    }
+
+    /// New streams, new books, the same watches.
+    fn begin_again(&mut self) {
+        let cause = "the xDS client's driver panicked and starts again".to_owned();
+        let (bootstrap, runtime) = (Arc::clone(&self.bootstrap), self.runtime.clone());
+        *lock(&self.shared) = Shared::new(&bootstrap, &StreamState::Unreachable { cause });
+        self.lookups = Lookups::new(runtime.clone(), bootstrap.resolver.clone());
+        self.servers = Servers::new(bootstrap, runtime);
+        self.is_new = true;
+    }
+
+    async fn run(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        if std::mem::take(&mut self.is_new) {
+            for (id, subject) in self.watches.all() {
+                self.turn(Input::Added(id, subject), Instant::now());
+            }
+        }
         loop {
             let deadline = lock(&self.shared).core.next_deadline();
             let timer = async move {

@@ -117,6 +117,19 @@ struct Shared {
     behind: FxHashSet<Subject>,
 }
 
+impl Shared {
+    /// Nothing is known yet.
+    fn new(bootstrap: &Arc<Bootstrap>, streams: &StreamState) -> Self {
+        let cache = |server: &XdsServer| Cache::new(bootstrap.node_id(), &server.features);
+        Self {
+            core: Core::new(Arc::clone(bootstrap)),
+            caches: bootstrap.servers().map(|(_, server)| cache(server)).collect(),
+            streams: bootstrap.servers().map(|_| streams.clone()).collect(),
+            behind: FxHashSet::default(),
+        }
+    }
+}
+
 struct Inner {
     bootstrap: Arc<Bootstrap>,
     commands: mpsc::UnboundedSender<Command>,
@@ -140,18 +153,12 @@ impl XdsClient {
     /// A client of its own whose tasks run on `runtime`: for tests with a paused clock. Not shared.
     pub fn connect_on(runtime: &Handle, bootstrap: impl Into<Arc<Bootstrap>>) -> Self {
         let bootstrap: Arc<Bootstrap> = bootstrap.into();
-        let cache = |server: &XdsServer| Cache::new(bootstrap.node_id(), &server.features);
-        let shared = Arc::new(Mutex::new(Shared {
-            core: Core::new(Arc::clone(&bootstrap)),
-            caches: bootstrap.servers().map(|(_, server)| cache(server)).collect(),
-            streams: bootstrap.servers().map(|_| StreamState::Idle).collect(),
-            behind: FxHashSet::default(),
-        }));
+        let shared = Arc::new(Mutex::new(Shared::new(&bootstrap, &StreamState::Idle)));
         // Unbounded: an entry for each watch made or dropped, which no driver can be too slow for; closed by the
         // last handle, which ends the driver.
         let (commands, inbox) = mpsc::unbounded_channel();
         let driver = Driver::new(Arc::clone(&bootstrap), Arc::clone(&shared), runtime.clone());
-        runtime.spawn(driver.run(inbox));
+        runtime.spawn(driver.supervised(inbox));
         let loads = LoadReports::new(&bootstrap, runtime);
         Self(Arc::new(Inner { bootstrap, commands, shared, loads, next_watch: AtomicU64::new(0) }))
     }

@@ -70,12 +70,21 @@ impl Watches {
         Some(target)
     }
 
+    /// Everything that is watched.
+    pub(super) fn all(&self) -> Vec<(TargetId, Subject)> {
+        self.entries.iter().map(|(id, watched)| (*id, watched.subject.clone())).collect()
+    }
+
     pub(super) fn subject(&self, id: TargetId) -> Option<&Subject> {
         self.entries.get(&id).map(|watched| &watched.subject)
     }
 
     pub(super) fn publish(&mut self, id: TargetId, value: Value) {
         let Some(watched) = self.entries.get_mut(&id) else { return };
+        // What was complete goes on: a client that starts anew does not take it away before it knows better.
+        if value.is_pending() && watched.current.as_ref().is_some_and(Value::is_usable) {
+            return;
+        }
         watched.watchers.values().for_each(|watcher| watcher.tell(&value));
         watched.current = Some(value);
     }

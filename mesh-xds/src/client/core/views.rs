@@ -272,11 +272,11 @@ impl Link {
 }
 
 impl Value {
-    fn is_pending(&self) -> bool {
+    pub(in crate::client) fn is_pending(&self) -> bool {
         matches!(self, Self::Target(Target::Pending { .. }) | Self::Resource(Found::Pending))
     }
 
-    fn is_usable(&self) -> bool {
+    pub(in crate::client) fn is_usable(&self) -> bool {
         matches!(self, Self::Target(Target::Ready(_)) | Self::Resource(Found::Usable { .. }))
     }
 
