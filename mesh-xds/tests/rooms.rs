@@ -43,7 +43,17 @@ const ROOMS: &[Room] = &[
         allowed: &[],
     },
     Room {
-        files: &["ads/stream", "ads/messages", "ads/connect", "load/stream", "csds", "orca", "peer", "control_plane"],
+        files: &[
+            "ads/codec",
+            "ads/stream",
+            "ads/messages",
+            "ads/connect",
+            "load/stream",
+            "csds",
+            "orca",
+            "peer",
+            "control_plane",
+        ],
         except: &[],
         forbidden: &["crate::cache", "crate::assemble"],
         allowed: &[],
@@ -51,7 +61,17 @@ const ROOMS: &[Room] = &[
     Room {
         // The only rooms in which protobuf may be named at all.
         files: &[""],
-        except: &["decode/", "ads/stream", "ads/messages", "load/stream", "csds", "orca", "peer", "control_plane"],
+        except: &[
+            "decode/",
+            "ads/codec",
+            "ads/stream",
+            "ads/messages",
+            "load/stream",
+            "csds",
+            "orca",
+            "peer",
+            "control_plane",
+        ],
         forbidden: &["prost", "prost_types", "envoy_types"],
         allowed: &[],
     },

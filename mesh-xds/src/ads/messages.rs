@@ -3,6 +3,7 @@
 //! Words become messages here and messages words. It does NOT decode resources, and it decides nothing.
 
 use super::{
+    codec::SotwMessage,
     decoder::Incoming,
     protocol::{Asks, Request},
 };
@@ -69,17 +70,17 @@ fn reported(error: ResourceError) -> Option<ReportedError> {
 // === Requests ===
 
 /// `None`: these are words of the other variant.
-pub(super) fn sotw(request: Request, node: &Node) -> Option<DiscoveryRequest> {
+pub(super) fn sotw(request: Request, node: &Node) -> Option<SotwMessage> {
     let Asks::All { names, version } = request.asks else { return None };
-    Some(DiscoveryRequest {
+    let head = DiscoveryRequest {
         version_info: version.to_string(),
         node: request.with_node.then(|| node_message(node)),
-        resource_names: names.iter().map(ToString::to_string).collect(),
         type_url: request.kind.type_url().to_owned(),
         response_nonce: request.nonce.to_string(),
         error_detail: request.nack.map(refusal),
         ..DiscoveryRequest::default()
-    })
+    };
+    Some(SotwMessage { head, names })
 }
 
 /// `None`: these are words of the other variant.

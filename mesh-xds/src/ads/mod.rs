@@ -6,6 +6,7 @@
 
 mod asked;
 mod backoff;
+mod codec;
 mod connect;
 mod connection;
 mod decoder;

@@ -14,6 +14,7 @@
 use super::{
     asked::{Asked, Names},
     backoff::{Again, Backoff},
+    codec::SotwCodec,
     connect::Dialer,
     decoder::{Decoder, Incoming},
     messages::{self, Frame},
@@ -37,7 +38,10 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use tonic::Status;
+use tonic::{Status, client::Grpc, codegen::http::uri::PathAndQuery};
+
+/// What the generated client calls, with names that need no copy.
+const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
 /// Between a panic of the task and its next start.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -198,16 +202,19 @@ impl AdsStream {
         if self.events.send(Event::Connected(requests)).await.is_err() {
             return End::Orphaned;
         }
-        let mut client = AggregatedDiscoveryServiceClient::with_origin(connection, dialer.origin())
-            .max_decoding_message_size(self.bootstrap.transport.max_message_size);
+        let largest = self.bootstrap.transport.max_message_size;
         match transport {
             Transport::Sotw => {
+                let mut client = Grpc::with_origin(connection, dialer.origin()).max_decoding_message_size(largest);
                 let (to_wire, messages) = wire();
-                let call = client.stream_aggregated_resources(messages);
+                // A connection that was just made is ready.
+                let call = client.streaming(tonic::Request::new(messages), PathAndQuery::from_static(SOTW), SotwCodec);
                 let open = async { Ok(call.await?.into_inner().map_ok(Frame::from)) };
                 self.converse(outbox, to_wire, messages::sotw, open).await
             }
             Transport::Delta => {
+                let mut client = AggregatedDiscoveryServiceClient::with_origin(connection, dialer.origin())
+                    .max_decoding_message_size(largest);
                 let (to_wire, messages) = wire();
                 let call = client.delta_aggregated_resources(messages);
                 let open = async { Ok(call.await?.into_inner().map_ok(Frame::from)) };
