@@ -64,7 +64,6 @@ mod hooks;
 mod json;
 mod load;
 mod loader;
-mod names;
 pub mod resources;
 mod server;
 mod serving;

@@ -9,12 +9,12 @@ use super::{
     events::{Dialect, Event, EventReceiver},
     hooks::Hooks,
     load::Loads,
-    names::canonical,
     resources::Resources,
     session::{Manners, Raw, Session},
     snapshot::Snapshot,
     stream::Opened,
 };
+use crate::name::canonical;
 use envoy_types::pb::{envoy::config::core::v3::Node, google::protobuf::Any};
 use rustc_hash::FxHashMap;
 use std::{

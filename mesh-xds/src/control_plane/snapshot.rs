@@ -7,9 +7,9 @@
 use super::{
     check::{Holes, Inconsistent, Reference, references},
     digest::digest,
-    names::canonical,
     resources::Resources,
 };
+use crate::name::canonical;
 use crate::resource::Kind;
 use bytes::Bytes;
 use envoy_types::pb::{

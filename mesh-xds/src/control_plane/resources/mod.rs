@@ -33,7 +33,7 @@ pub use endpoints::*;
 pub use listener::*;
 pub use route::*;
 
-use super::names::canonical;
+use crate::name::canonical;
 use bytes::Bytes;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};

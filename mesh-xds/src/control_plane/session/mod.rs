@@ -21,9 +21,9 @@ pub(super) use self::{
 use super::{
     events::{Dialect, Event, Verdict},
     hooks::Hooks,
-    names::canonical,
     snapshot::{Entry, Snapshot},
 };
+use crate::name::canonical;
 use crate::resource::Kind;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use std::{

@@ -3,7 +3,7 @@
 //! SotW lists every name each time, delta lists changes; what else a request carries is the same. What a request means
 //! is NOT decided here.
 
-use crate::control_plane::names::{canonical_all, canonical_string};
+use crate::name::canonical_string;
 use envoy_types::pb::{
     envoy::{
         config::core::v3::Node,
@@ -62,7 +62,7 @@ impl From<DiscoveryRequest> for Asked {
             version: request.version_info,
             nonce: request.response_nonce,
             error: request.error_detail,
-            names: Names::All(canonical_all(request.resource_names)),
+            names: Names::All(request.resource_names.into_iter().map(canonical_string).collect()),
         }
     }
 }
@@ -80,8 +80,8 @@ impl From<DeltaDiscoveryRequest> for Asked {
             nonce: request.response_nonce,
             error: request.error_detail,
             names: Names::Change {
-                subscribe: canonical_all(request.resource_names_subscribe),
-                unsubscribe: canonical_all(request.resource_names_unsubscribe),
+                subscribe: request.resource_names_subscribe.into_iter().map(canonical_string).collect(),
+                unsubscribe: request.resource_names_unsubscribe.into_iter().map(canonical_string).collect(),
                 held,
             },
         }
