@@ -56,6 +56,9 @@ const CHANGES: u32 = 250;
 /// one connection, cluster or table per change is far above it.
 const GROWN: usize = 192 * 1024;
 
+/// At least; more than five short streams within 10 s are dialled again on the curve.
+const BETWEEN_CUTS: Duration = Duration::from_secs(3);
+
 /// The longest wait for any event.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -138,13 +141,18 @@ impl Rig {
         for _ in 0..4 {
             callers.spawn(call(self.channel.clone(), Arc::clone(&self.calls), Arc::clone(&stop)));
         }
+        let mut last_cut = Instant::now();
         for _ in 0..changes {
             let next = self.random();
             self.control_plane.set_unchecked(next);
             match self.dice.u32(..20) {
                 // A change that nobody waits for: the next one overtakes it.
                 0..5 => tokio::task::yield_now().await,
-                5 => self.control_plane.cut_streams(),
+                // Not so often that the client takes the control plane for one that answers and closes.
+                5 if last_cut.elapsed() > BETWEEN_CUTS => {
+                    self.control_plane.cut_streams();
+                    last_cut = Instant::now();
+                }
                 6 => self.another_channel().await,
                 _ => self.applied("routes").await,
             }
