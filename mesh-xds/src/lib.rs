@@ -3,6 +3,7 @@
 //! A [`Bootstrap`] says where the control plane is, [`XdsClient`] follows it, [`XdsClient::watch`] gives one [`Snapshot`]
 //! after another: each complete, with everything that one target needs (A74). What the control plane got wrong is NACKed
 //! with the field's path, and the last good value stays. [`resource`] has the values, without protobuf.
+//! [`XdsClient::watch_resource`] follows one resource by itself, of any type: [`resource::ResourceType`] is for your own.
 //!
 //! Feature `control-plane`: the other end, for tests, laptops and products. It does NOT carry calls: `mesh-client` does.
 

@@ -9,8 +9,7 @@ use super::{
     digest::digest,
     resources::Resources,
 };
-use crate::name::canonical;
-use crate::resource::Kind;
+use crate::{name::canonical, resource::Kind};
 use bytes::Bytes;
 use envoy_types::pb::{
     envoy::{

@@ -9,8 +9,10 @@ use super::{
     scope::Scope,
     tls::transport_socket,
 };
-use crate::name::{canonical, canonical_string};
-use crate::resource::{Cluster, ClusterLoadAssignment, ClusterName, Discovery, HttpProtocol, Invalid};
+use crate::{
+    name::{canonical, canonical_string},
+    resource::{Cluster, ClusterLoadAssignment, ClusterName, Discovery, HttpProtocol, Invalid},
+};
 use envoy_types::pb::{
     envoy::{
         config::{

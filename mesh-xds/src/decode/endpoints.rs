@@ -8,10 +8,12 @@ use super::{
     dns::dns_name,
     scope::Scope,
 };
-use crate::name::canonical_string;
-use crate::resource::{
-    Addresses, ClusterLoadAssignment, DnsName, DnsRefresh, DropOverload, Endpoint, Health, Invalid, Locality,
-    LocalityId, Millionths,
+use crate::{
+    name::canonical_string,
+    resource::{
+        Addresses, ClusterLoadAssignment, DnsName, DnsRefresh, DropOverload, Endpoint, Health, Invalid, Locality,
+        LocalityId, Millionths,
+    },
 };
 use envoy_types::pb::envoy::config::{
     core::v3::{self as core_pb, Address, HealthStatus, Metadata, config_source::ConfigSourceSpecifier},

@@ -6,8 +6,10 @@ use super::{
     route::route_config,
     scope::Scope,
 };
-use crate::name::canonical_string;
-use crate::resource::{HttpConnectionManager, Invalid, Listener, ListenerKind, RouteSource};
+use crate::{
+    name::canonical_string,
+    resource::{HttpConnectionManager, Invalid, Listener, ListenerKind, RouteSource},
+};
 use envoy_types::pb::envoy::{
     config::listener::v3 as pb,
     extensions::filters::network::http_connection_manager::v3::{

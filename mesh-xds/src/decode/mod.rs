@@ -27,8 +27,10 @@ mod wrapper;
 pub use reuse::reuse;
 pub(crate) use wrapper::Wrapped;
 
-use crate::name::{canonical, canonical_string};
-use crate::resource::{Invalid, Kind, Received, Resource};
+use crate::{
+    name::{canonical, canonical_string},
+    resource::{Invalid, Kind, Received, Resource},
+};
 use basics::type_name;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::{

@@ -10,10 +10,12 @@ use super::{
     retry::retry_policy,
     scope::Scope,
 };
-use crate::name::{canonical, canonical_string};
-use crate::resource::{
-    ClusterName, ClusterSpecifier, Domain, Forward, Invalid, PathMatch, RetryPolicy, Route, RouteAction, RouteConfig,
-    RouteMatch, VirtualHost, WeightedCluster,
+use crate::{
+    name::{canonical, canonical_string},
+    resource::{
+        ClusterName, ClusterSpecifier, Domain, Forward, Invalid, PathMatch, RetryPolicy, Route, RouteAction,
+        RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+    },
 };
 use envoy_types::pb::envoy::config::{
     core::v3::RoutingPriority,

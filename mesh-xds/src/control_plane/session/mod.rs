@@ -23,8 +23,7 @@ use super::{
     hooks::Hooks,
     snapshot::{Entry, Snapshot},
 };
-use crate::name::canonical;
-use crate::resource::Kind;
+use crate::{name::canonical, resource::Kind};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use std::{
     collections::{BTreeMap, VecDeque},
