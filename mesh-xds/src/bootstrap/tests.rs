@@ -79,6 +79,20 @@ fn mistakes_are_named_with_their_place() {
             r#"{"xds_servers":[{"server_uri":"a:1","channel_creds":[{"type":"insecure"}]}],"node":{"locality":{"zone":1}}}"#,
             "node.locality.zone: must be a string",
         ),
+        (
+            r#"{"xds_servers":[{"server_uri":"a:1","channel_creds":[{"type":"insecure"}]}],"authorities":[]}"#,
+            "authorities: must be an object",
+        ),
+        (
+            r#"{"xds_servers":[{"server_uri":"a:1","channel_creds":[{"type":"insecure"}]}],
+                "authorities":{"a":{"client_listener_resource_name_template":"xdstp://b/%s"}}}"#,
+            r#"authorities["a"].client_listener_resource_name_template: must start with "xdstp://a/""#,
+        ),
+        (
+            r#"{"xds_servers":[{"server_uri":"a:1","channel_creds":[{"type":"insecure"}]}],
+                "authorities":{"a":{"xds_servers":[{"server_uri":""}]}}}"#,
+            r#"authorities["a"].xds_servers[0].server_uri: must not be empty"#,
+        ),
     ] {
         let text = mistake(json);
         assert!(text.starts_with(expected), "{json}: {text}");
@@ -90,6 +104,32 @@ fn server_features_of_unknown_types_are_skipped() {
     let json = r#"{"server_uri":"a:1","channel_creds":[{"type":"insecure"}],
         "server_features":["xds_v3",{"x":1},7,"unknown","fail_on_data_errors"]}"#;
     assert_eq!(first(&with_server(json).unwrap()).features, [Feature::FailOnDataErrors]);
+}
+
+#[test]
+fn authorities_have_servers_and_a_template_of_their_own_or_the_usual_ones() {
+    let server = |port| format!(r#"{{"server_uri":"cp:{port}","channel_creds":[{{"type":"insecure"}}]}}"#);
+    let json = format!(
+        r#"{{"xds_servers":[{}], "authorities": {{
+            "usual": {{}},
+            "own": {{"xds_servers": [{}, {}], "client_listener_resource_name_template": "xdstp://own/t/%s"}}
+        }}}}"#,
+        server(1),
+        server(2),
+        server(1)
+    );
+    let bootstrap = Bootstrap::parse(&json).unwrap();
+    // Each server has one number, whoever lists it.
+    assert_eq!(bootstrap.servers().count(), 2);
+    let usual = "xdstp://usual/envoy.config.listener.v3.Listener/a%20b";
+    assert_eq!(bootstrap.listener_name_at("usual", "a b").as_deref(), Some(usual));
+    assert_eq!(bootstrap.listener_name_at("own", "a b").as_deref(), Some("xdstp://own/t/a%20b"));
+    assert_eq!(bootstrap.listener_name_at("nobody", "a b"), None);
+    let authorities = &bootstrap.authorities;
+    let asked = |name: &str| authorities.of(name).and_then(|authority| authorities.choice(authority, 0));
+    assert_eq!(asked("plain"), asked("xdstp://usual/t/x"));
+    assert_ne!(asked("plain"), asked("xdstp://own/t/x"));
+    assert_eq!(asked("xdstp://nobody/t/x"), None);
 }
 
 #[test]

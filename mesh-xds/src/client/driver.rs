@@ -140,9 +140,10 @@ impl Driver {
         for server in self.servers.ids() {
             if self.servers.want(server, core.wants_stream(server)) {
                 streams[server.index()] = StreamState::Idle;
-                // Its subscriptions are gone already: this changes nothing for anybody.
                 for input in [Input::Disconnected { server, cause: None }, Input::Idle(server)] {
-                    self.step(core, caches, input, now);
+                    for (id, value) in self.step(core, caches, input, now) {
+                        self.publish(id, value, now);
+                    }
                 }
             }
             for request in core.take_requests(server) {

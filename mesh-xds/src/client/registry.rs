@@ -26,7 +26,7 @@ static RUNTIME: LazyLock<Handle> = LazyLock::new(|| {
 /// The living client with an equal bootstrap, or a new one.
 pub(super) fn client(bootstrap: Arc<Bootstrap>) -> XdsClient {
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    // A client whose driver is gone (it panicked) is no use to anybody new.
+    // A client whose driver is gone, with the runtime it ran on, is no use to anybody new.
     clients.retain(|client| client.upgrade().is_some_and(|client| !client.commands.is_closed()));
     let living = clients.iter().filter_map(Weak::upgrade).find(|client| client.bootstrap.is_same_client(&bootstrap));
     if let Some(living) = living {

@@ -1,6 +1,9 @@
 //! A worker by script: configurations, dials that succeed or fail, time. No socket: dials are given to a runtime that
 //! nobody drives, and the script says what came of them.
 
+mod aggregates;
+mod books;
+
 use super::*;
 use crate::{
     balance::Picked,
@@ -14,8 +17,7 @@ use mesh_xds::{
         Locality, LocalityId, Millionths, TransportSocket,
     },
 };
-use proptest::{collection::vec, prelude::*, sample::select};
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 use tokio::runtime::{Builder, Runtime};
 
 /// A worker, and a runtime whose tasks never run. Endpoints are named by letters. In a configuration `/` separates
@@ -511,85 +513,6 @@ async fn a_change_of_policy_takes_effect() {
     script.update("ab").dials("ab");
 }
 
-// === Aggregates ===
-
-const ROUND_ROBIN: &LbPolicy = &LbPolicy::RoundRobin;
-
-#[tokio::test(start_paused = true)]
-async fn priorities_of_leaves_follow_each_other_and_fail_over() {
-    let mut script = Script::round_robin("");
-    script.aggregate(&[&leaf("x", ROUND_ROBIN, "a/b"), &leaf("y", ROUND_ROBIN, "c")]).dials("a");
-    script.fails('a').dials("b").after_seconds(10).await.dials("abc");
-    script.ready('c').await;
-    script.picks("c");
-    script.ready('b').await;
-    script.picks("b");
-    script.ready('a').await;
-    script.picks("a");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_leaf_without_endpoints_is_passed_over_at_once_and_taken_when_it_has_some() {
-    let mut script = Script::round_robin("");
-    let y = leaf("y", ROUND_ROBIN, "b");
-    script.aggregate(&[&leaf("x", ROUND_ROBIN, ""), &y]).dials("b");
-    let b = script.ready('b').await;
-    script.picks("b");
-    script.aggregate(&[&leaf("x", ROUND_ROBIN, "a"), &y]).dials("a").picks("b");
-    script.ready('a').await;
-    script.picks("a");
-    script.aggregate(&[&leaf("x", ROUND_ROBIN, ""), &y]).picks("b").dials("");
-    assert!(b.slot().is_some(), "the same connection all the time");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_leaf_keeps_its_connections_wherever_it_moves() {
-    let mut script = Script::round_robin("");
-    let (x, y) = (leaf("x", ROUND_ROBIN, "a"), leaf("y", ROUND_ROBIN, "b"));
-    script.aggregate(&[&x, &y]).fails('a').dials("b");
-    let b = script.ready('b').await;
-    // "whose timer is pending" (A56): the new one gets its ten seconds, and calls wait for it.
-    script.aggregate(&[&leaf("w", ROUND_ROBIN, "c/d"), &leaf("x", ROUND_ROBIN, "a/e"), &y]).waits().dials("c");
-    script.aggregate(&[&y, &x]).picks("b").dials("");
-    assert!(b.slot().is_some());
-    script.aggregate(&[&x]).refuses("no endpoint can be reached");
-    assert!(b.slot().is_none(), "its leaf is gone: \"destroyed at once\" (A115)");
-}
-
-#[tokio::test(start_paused = true)]
-async fn endpoints_that_move_to_another_leaf_are_dialled_for_it_while_calls_wait() {
-    let mut script = Script::round_robin("");
-    script.aggregate(&[&leaf("x", ROUND_ROBIN, "a"), &leaf("y", ROUND_ROBIN, "")]);
-    let a = script.ready('a').await;
-    let in_flight = a.slot();
-    script.aggregate(&[&leaf("x", ROUND_ROBIN, ""), &leaf("y", ROUND_ROBIN, "a")]).dials("a").waits();
-    assert!(in_flight.is_some() && a.slot().is_none(), "drained, not cut");
-    script.ready('a').await;
-    script.picks("a");
-}
-
-#[tokio::test(start_paused = true)]
-async fn each_leaf_has_its_own_policy_and_drops() {
-    let mut script = Script::round_robin("");
-    let mut x = ResolvedCluster::clone(&leaf("x", ROUND_ROBIN, "ab"));
-    let drops = vec![DropOverload { category: "all".into(), rate: Millionths::ALL }];
-    x.endpoints = Arc::new(ClusterLoadAssignment { drops, ..ClusterLoadAssignment::clone(&x.endpoints) });
-    script.aggregate(&[&Arc::new(x), &leaf("y", &LbPolicy::PickFirst { shuffle: false }, "cd")]).dials("ab");
-    script.ready('a').await;
-    assert!(matches!(script.pick(), Picked::Dropped(_)));
-    script.after_seconds(2).await.closes('a').fails('a').fails('b').dials("c");
-    script.ready('c').await;
-    script.picks("c");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_leaf_whose_security_cannot_be_honoured_is_passed_over() {
-    let mut script = Script::round_robin("");
-    let y = leaf("y", ROUND_ROBIN, "b");
-    script.aggregate(&[&leaf("x!", ROUND_ROBIN, "a"), &y]).dials("b");
-    script.aggregate(&[&leaf("x!", ROUND_ROBIN, "a")]).dials("").refuses("tls is not supported");
-}
-
 // === The end ===
 
 #[tokio::test(start_paused = true)]
@@ -609,109 +532,4 @@ async fn a_worker_whose_cluster_left_the_routes_sends_calls_to_be_routed_again()
     drop(script);
     assert!(matches!(&**shared.picker.load(), Picker::Removed));
     assert!(a.slot().is_none(), "its connections are retired");
-}
-
-// === Anything ===
-
-#[derive(Clone, Debug)]
-enum Event {
-    Update(String),
-    /// Leaves by name; of two with the same name the first counts.
-    Aggregate(Vec<(&'static str, String)>),
-    Policy(LbPolicy),
-    /// Of the dial with this share of all that ever were.
-    Fails(f64),
-    Closes(f64),
-    Ready(f64),
-    After(u64),
-}
-
-fn any_event() -> impl Strategy<Value = Event> {
-    let policies = vec![LbPolicy::RoundRobin, LbPolicy::Random, LbPolicy::PickFirst { shuffle: true }];
-    prop_oneof![
-        2 => "[a-f]{0,4}([/|][a-f]{0,3}){0,2}".prop_map(Event::Update),
-        2 => vec((select(vec!["x", "y", "z!"]), "[a-f]{0,3}(/[a-f]{0,2})?"), 1..4).prop_map(Event::Aggregate),
-        1 => select(policies).prop_map(Event::Policy),
-        3 => (0.0..1.0).prop_map(Event::Fails),
-        3 => (0.0..1.0).prop_map(Event::Closes),
-        4 => (0.0..1.0).prop_map(Event::Ready),
-        2 => (0..20u64).prop_map(Event::After),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    /// Whatever happens in whatever order: what is counted is what there is, and only what the configuration names
-    /// gets calls.
-    #[test]
-    fn the_books_are_right_after_any_events(events in vec(any_event(), 1..60)) {
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-        runtime.block_on(any_events(events));
-    }
-}
-
-async fn any_events(events: Vec<Event>) {
-    let mut script = Script::round_robin("abc");
-    let mut named = "abc".to_owned();
-    // Every dial that ever was, also those of endpoints that are gone: their news may be late.
-    let mut dials = BTreeMap::new();
-    for event in events {
-        for id in script.worker.roster.ids() {
-            if let Some(backend) = script.worker.roster.get_mut(id) {
-                dials.insert((id, backend.dial()), Arc::clone(&backend.endpoint));
-            }
-        }
-        let which = |share: f64| dials.iter().nth((dials.len() as f64 * share) as usize).expect("a share of one");
-        match event {
-            Event::Update(endpoints) => {
-                script.update(&endpoints);
-                named = endpoints;
-            }
-            Event::Aggregate(mut leaves) => {
-                let mut seen = std::collections::BTreeSet::new();
-                leaves.retain(|(name, _)| seen.insert(*name));
-                let running: Vec<_> = leaves.iter().map(|(name, list)| leaf(name, &script.policy, list)).collect();
-                script.aggregate(&running.iter().collect::<Vec<_>>());
-                let usable = leaves.into_iter().filter(|(name, _)| !name.ends_with('!'));
-                named = usable.map(|(_, endpoints)| endpoints).collect::<Vec<_>>().join("/");
-            }
-            Event::Policy(policy) => {
-                script.policy = policy;
-                script.update(&named);
-            }
-            Event::Fails(share) if !dials.is_empty() => {
-                script.event(*which(share).0, ConnectionEvent::Failed("refused".to_owned()));
-            }
-            Event::Closes(share) if !dials.is_empty() => {
-                script.event(*which(share).0, ConnectionEvent::Closed("GOAWAY".to_owned()));
-            }
-            Event::Ready(share) if !dials.is_empty() => {
-                let (dial, endpoint) = which(share);
-                let connection = connection(Arc::clone(endpoint), 9).await;
-                script.event(*dial, ConnectionEvent::Ready(connection));
-            }
-            Event::After(seconds) => {
-                script.after_seconds(seconds).await;
-            }
-            Event::Fails(_) | Event::Closes(_) | Event::Ready(_) => {}
-        }
-        check(&mut script, &named);
-    }
-}
-
-fn check(script: &mut Script, named: &str) {
-    let mut dialled = 0;
-    for id in script.worker.roster.ids() {
-        let Some(backend) = script.worker.roster.get_mut(id) else { continue };
-        dialled += usize::from(backend.is_dialled_by(backend.dial()));
-        let (idle, priority, address) = (backend.is_idle(), backend.priority, backend.endpoint.addresses.first);
-        assert_ne!(idle, script.worker.roster.is_active(priority), "{}: idle if and only if unwanted", name(address));
-    }
-    assert_eq!(script.worker.dials, dialled, "dials in flight");
-    if let Some(slot) = script.slot() {
-        assert!(named.contains(name(slot.peer())), "{} is not in {named:?}", name(slot.peer()));
-    }
-    let failing = matches!(script.pick(), Picked::Fail(_));
-    assert!(!failing || script.in_state(EndpointState::Ready).is_empty(), "calls fail while an endpoint is READY");
 }
