@@ -50,7 +50,10 @@ fn fuzz(kind: Kind) {
     let setting = |name, default| env::var(name).map_or(default, |value| value.parse().expect(name));
     let (inputs, seed) = (setting("FUZZ_INPUTS", 100_000), setting("FUZZ_SEED", 27));
     let corpus = corpus(kind);
-    let context = DecodeContext { certificate_providers: CERTIFICATE_PROVIDERS.map(str::to_owned).into() };
+    let context = DecodeContext {
+        certificate_providers: CERTIFICATE_PROVIDERS.map(str::to_owned).into(),
+        ..DecodeContext::default()
+    };
     let decoded: Vec<_> = corpus.iter().map(|seed| decode(kind, kind.type_url(), &seed.bytes, &context)).collect();
     let mut rng = Rng::with_seed(seed);
     let (mut taken, mut refused) = (0, 0);

@@ -10,7 +10,10 @@ use mesh_xds::{
 use std::collections::HashSet;
 
 fn received(kind: Kind, any: &Any) -> Received {
-    let context = DecodeContext { certificate_providers: CERTIFICATE_PROVIDERS.map(str::to_owned).into() };
+    let context = DecodeContext {
+        certificate_providers: CERTIFICATE_PROVIDERS.map(str::to_owned).into(),
+        ..DecodeContext::default()
+    };
     decode(kind, &any.type_url, &Bytes::from(any.value.clone()), &context)
 }
 

@@ -14,6 +14,7 @@ use crate::{
     cluster::{Cluster, Update},
     deadline::Limits,
     mesh::Clusters,
+    retry::Plan,
     route::{RouteMatcher, WeightedChoice},
 };
 use mesh_xds::{
@@ -61,6 +62,7 @@ pub(crate) enum Action {
     Forward {
         destination: Destination,
         limits: Limits,
+        retry: Option<Plan>,
     },
     /// The route's name, and the field.
     Unsupported(String, &'static str),
@@ -161,7 +163,11 @@ fn compile(
     let hcm_limit = snapshot.http.max_stream_duration;
     let actions = source.routes.iter().map(|route| match &route.action {
         RouteAction::Forward(forward) => match destination(&forward.cluster, clusters) {
-            Some(destination) => Action::Forward { destination, limits: Limits::of(forward, hcm_limit) },
+            Some(destination) => Action::Forward {
+                destination,
+                limits: Limits::of(forward, hcm_limit),
+                retry: forward.retry_policy.clone().map(Plan::new),
+            },
             // The assembler lists every cluster of the virtual host: this is a bug there, and one route fails.
             None => Action::Unsupported(route.name.clone(), "cluster"),
         },

@@ -6,10 +6,11 @@ use crate::{
     channel::{CallOptions, MeshChannel},
     endpoint::{DialOptions, Keepalive},
     mesh::{ClusterSettings, Mesh, TargetError},
+    retry::{RetryThrottling, Throttle},
 };
 use http::{HeaderValue, uri::Authority};
 use mesh_xds::{Bootstrap, Resolve, TargetName};
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 /// Builds a [`Mesh`] from a bootstrap that is in hand.
@@ -73,6 +74,8 @@ pub struct ChannelBuilder {
     #[cfg(feature = "http1")]
     http_protocol: HttpVersion,
     max_pending: usize,
+    retries: bool,
+    retry_throttling: Option<RetryThrottling>,
     dial: DialOptions,
     keepalive: Keepalive,
     keepalive_interval: Option<Duration>,
@@ -89,6 +92,8 @@ impl ChannelBuilder {
             #[cfg(feature = "http1")]
             http_protocol: HttpVersion::default(),
             max_pending: 1024,
+            retries: true,
+            retry_throttling: None,
             dial: DialOptions::default(),
             keepalive: Keepalive {
                 interval: Duration::MAX,
@@ -136,6 +141,20 @@ impl ChannelBuilder {
     #[must_use]
     pub fn max_pending_requests(mut self, max: usize) -> Self {
         self.max_pending = max;
+        self
+    }
+
+    /// Retry policies have no effect. Calls that no server has seen are still repeated (A6: transparent retries).
+    #[must_use]
+    pub fn disable_retries(mut self) -> Self {
+        self.retries = false;
+        self
+    }
+
+    /// Stops the retries of gRPC calls while too many of this channel's calls fail (A6); off unless set.
+    #[must_use]
+    pub fn retry_throttling(mut self, throttling: RetryThrottling) -> Self {
+        self.retry_throttling = Some(throttling);
         self
     }
 
@@ -215,6 +234,8 @@ impl ChannelBuilder {
             user_agent: self
                 .user_agent
                 .unwrap_or(HeaderValue::from_static(concat!("grpc-rust-mesh/", env!("CARGO_PKG_VERSION")))),
+            retries: self.retries,
+            retry_throttle: self.retry_throttling.map(|throttling| Arc::new(Throttle::new(throttling))),
         };
         let settings = ClusterSettings { dial: DialOptions { keepalive, ..self.dial }, max_pending: self.max_pending };
         self.mesh.open(TargetName::new(listener, name), options, settings)

@@ -8,8 +8,10 @@ use crate::{
     endpoint::{RecvBody, RecvFailure, Slot},
     error::{Cause, MeshError, ReplyForm},
     load::Attempt,
+    retry::Throttle,
 };
 use bytes::Bytes;
+use http::{HeaderMap, response};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     fmt,
@@ -48,12 +50,14 @@ struct Live {
 }
 
 /// What is given back, exactly once, when a call is over in whichever way.
-struct Finish {
-    slot: Slot,
-    attempt: Attempt,
-    deadline: Option<Deadline>,
-    form: ReplyForm,
-    node: Arc<str>,
+pub(crate) struct Finish {
+    pub(crate) slot: Slot,
+    pub(crate) attempt: Attempt,
+    pub(crate) deadline: Option<Deadline>,
+    /// Told of a success.
+    pub(crate) throttle: Option<Arc<Throttle>>,
+    pub(crate) form: ReplyForm,
+    pub(crate) node: Arc<str>,
 }
 
 impl ResponseBody {
@@ -65,18 +69,25 @@ impl ResponseBody {
         Self(State::Local(Some(text)))
     }
 
-    pub(crate) fn live(
-        body: RecvBody,
-        slot: Slot,
-        attempt: Attempt,
-        deadline: Option<Deadline>,
-        form: ReplyForm,
-        node: Arc<str>,
-    ) -> Self {
+    /// The body of a response whose head has come.
+    pub(crate) fn live(head: &response::Parts, body: RecvBody, finish: Finish) -> Self {
         if body.is_end_stream() {
+            // Trailers-only: the head is the trailers, and the attempt has seen it.
+            finish.count_success(&head.headers);
             return Self::empty();
         }
-        Self(State::Live(Live { body, finish: Finish { slot, attempt, deadline, form, node } }))
+        Self(State::Live(Live { body, finish }))
+    }
+}
+
+impl Finish {
+    /// Lets the channel retry more freely.
+    fn count_success(&self, trailers: &HeaderMap) {
+        if let Some(throttle) = &self.throttle
+            && trailers.get("grpc-status").is_some_and(|status| status.as_bytes() == b"0")
+        {
+            throttle.succeeded();
+        }
     }
 }
 
@@ -135,6 +146,7 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     live.finish.attempt.trailers(trailers);
+                    live.finish.count_success(trailers);
                 }
                 Some(Ok(frame))
             }

@@ -140,6 +140,11 @@ impl Deadline {
         self.limit
     }
 
+    /// What is left of it.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.sleep.deadline().saturating_duration_since(Instant::now())
+    }
+
     /// Ready, with the limit, once it has passed.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         self.sleep.as_mut().poll(cx).map(|()| self.limit)
@@ -186,7 +191,9 @@ mod tests {
             timeout: timeout.map(S),
             max_stream_duration: route.map(S),
             grpc_timeout_header_max: header_max.map(S),
+            idle_timeout: None,
             retry_policy: None,
+            auto_host_rewrite: false,
         };
         Limits::of(&route, hcm.map(S))
     }

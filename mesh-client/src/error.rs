@@ -106,6 +106,15 @@ pub enum Cause {
         /// What was missing, if the call was waiting to be given to an endpoint.
         waiting_for: Option<Arc<str>>,
     },
+    /// The last attempt took longer than the route's `per_try_timeout`: DEADLINE_EXCEEDED, or 504.
+    TryTimeout {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The endpoint.
+        peer: SocketAddr,
+        /// The limit.
+        after: Duration,
+    },
     /// The caller's request body failed: CANCELLED.
     RequestBody(String),
     /// The request cannot be sent as it is: INTERNAL, or 400.
@@ -145,6 +154,13 @@ impl fmt::Display for Cause {
             Self::DeadlineExceeded { after, waiting_for: Some(missing) } => {
                 write!(f, "deadline exceeded after {after:?}: {missing}")
             }
+            Self::TryTimeout { cluster, peer, after } => {
+                write!(
+                    f,
+                    "cluster {:?}: endpoint {peer}: no response within per_try_timeout, {after:?}",
+                    cluster.as_str()
+                )
+            }
             Self::RequestBody(reason) => write!(f, "request body failed: {reason}"),
             Self::InvalidRequest(reason) => write!(f, "request cannot be sent: {reason}"),
             Self::ShuttingDown => f.write_str("the mesh is shutting down"),
@@ -170,10 +186,10 @@ impl MeshError {
     /// The gRPC status code that stands for the cause.
     pub fn grpc_code(&self) -> u8 {
         match &self.cause {
-            Cause::DeadlineExceeded { .. } => grpc::DEADLINE_EXCEEDED,
+            Cause::DeadlineExceeded { .. } | Cause::TryTimeout { .. } => grpc::DEADLINE_EXCEEDED,
             Cause::RequestBody(_) => grpc::CANCELLED,
             Cause::InvalidRequest(_) | Cause::Unacceptable { .. } => grpc::INTERNAL,
-            Cause::Reset { code, .. } => grpc::from_reset(*code),
+            Cause::Reset { code, .. } => code_of_reset(*code),
             _ => grpc::UNAVAILABLE,
         }
     }
@@ -181,7 +197,7 @@ impl MeshError {
     /// The HTTP status code that stands for the cause.
     pub fn http_status(&self) -> StatusCode {
         match &self.cause {
-            Cause::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Cause::DeadlineExceeded { .. } | Cause::TryTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Cause::Unacceptable { .. } => StatusCode::BAD_GATEWAY,
             Cause::InvalidRequest(_) | Cause::RequestBody(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -268,6 +284,17 @@ impl Cause {
     }
 }
 
+/// "HTTP2 Code → GRPC Code" (gRPC over HTTP/2, "Errors").
+pub(crate) fn code_of_reset(code: u32) -> u8 {
+    match code {
+        0x7 => grpc::UNAVAILABLE,
+        0x8 => grpc::CANCELLED,
+        0xb => grpc::RESOURCE_EXHAUSTED,
+        0xc => grpc::PERMISSION_DENIED,
+        _ => grpc::INTERNAL,
+    }
+}
+
 /// gRPC's numbers.
 mod grpc {
     pub(super) const CANCELLED: u8 = 1;
@@ -276,17 +303,6 @@ mod grpc {
     pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
     pub(super) const INTERNAL: u8 = 13;
     pub(super) const UNAVAILABLE: u8 = 14;
-
-    /// "HTTP2 Code → GRPC Code" (gRPC over HTTP/2, "Errors").
-    pub(super) fn from_reset(code: u32) -> u8 {
-        match code {
-            0x7 => UNAVAILABLE,
-            0x8 => CANCELLED,
-            0xb => RESOURCE_EXHAUSTED,
-            0xc => PERMISSION_DENIED,
-            _ => INTERNAL,
-        }
-    }
 
     /// `Status-Message` is percent-encoded: "%x20-%x24 / %x26-%x7E" stay as they are (gRPC over HTTP/2).
     pub(super) fn percent_encode(text: &str) -> String {

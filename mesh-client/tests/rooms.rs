@@ -49,7 +49,7 @@ const ROOMS: &[Room] = &[
         files: &["call", "chunks", "error", "load", "task", "wakeups"],
         except: &[],
         forbidden: &["crate"],
-        allowed: &["crate::call", "crate::deadline", "crate::endpoint", "crate::error", "crate::load"],
+        allowed: &["crate::call", "crate::deadline", "crate::endpoint", "crate::error", "crate::load", "crate::retry"],
     },
     Room { files: &[""], except: &["endpoint"], forbidden: &["h2", "hyper", "hyper_util"], allowed: &[] },
     Room {
@@ -58,6 +58,7 @@ const ROOMS: &[Room] = &[
             "call",
             "channel",
             "route",
+            "retry",
             "deadline",
             "load",
             "balance",

@@ -1,15 +1,15 @@
 //! One request at a backend: counted, then answered by the gRPC services or, for plain HTTP, by an echo.
 //!
 //! Plain HTTP: a path below `/echo` gets its own request body back as it arrives, any other path a JSON description of
-//! the request as it arrived. `rpc-behavior` is obeyed, `error-code-N` then being an HTTP status. It does NOT own
-//! connections.
+//! the request as it arrived. `rpc-behavior` is obeyed, `error-code-N` then being an HTTP status. A request header
+//! `answer-NAME` becomes the header `NAME` of the response. It does NOT own connections.
 
 use super::{
     behavior::{self, Verdict},
     orca,
     tally::{CallHead, Tally},
 };
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
@@ -28,12 +28,14 @@ impl Answerer {
     pub(crate) async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let call = self.tally.called(&request);
         let report = orca::asked_for(request.headers());
-        let response = if is_grpc(&request) {
+        let wanted = wanted_headers(request.headers());
+        let mut response = if is_grpc(&request) {
             // `Routes` is always ready: it is an axum router.
             self.routes.call(request.map(Body::new)).await?
         } else {
             self.plain(request).await
         };
+        response.headers_mut().extend(wanted);
         call.answered(&response);
         Ok(match report {
             Some(report) => orca::reporting(response, report),
@@ -67,6 +69,14 @@ fn status(code: StatusCode, text: String) -> Response<Body> {
     let mut response = Response::new(Body::new(text));
     *response.status_mut() = code;
     response
+}
+
+/// What `answer-NAME` headers ask for.
+fn wanted_headers(request: &HeaderMap) -> HeaderMap {
+    let wanted = request.iter().filter_map(|(name, value)| {
+        Some((HeaderName::try_from(name.as_str().strip_prefix("answer-")?).ok()?, value.clone()))
+    });
+    wanted.collect()
 }
 
 fn description(hostname: &str, head: &CallHead) -> Response<Body> {

@@ -45,7 +45,7 @@ fn all() -> Vec<Recorded> {
 
 fn decoded(resource: &Recorded) -> Received {
     // The provider that istiod names in its TLS contexts.
-    let context = DecodeContext { certificate_providers: ["default".to_owned()].into() };
+    let context = DecodeContext { certificate_providers: ["default".to_owned()].into(), ..DecodeContext::default() };
     decode(resource.kind, resource.kind.type_url(), &resource.bytes, &context)
 }
 

@@ -4,27 +4,17 @@
 //! that nothing here waits and no limit is too short for a busy machine. It does NOT test the arithmetic; `mesh-client`
 //! does.
 
-use crate::features::{Answer, Call, World, check, fails, features, from, get, grpc};
+use crate::features::{Call, World, check, fails, features, from, get, grpc};
 use std::time::Duration;
-use tokio::time::{self, Instant};
 
 /// Answered after this many seconds.
 fn slow(call: Call) -> Call {
     call.header("rpc-behavior", "sleep-60")
 }
 
-/// Makes a call on a paused clock: what came, and after how much of its time.
-async fn timed(world: &World, call: Call) -> (Answer, Duration) {
-    time::pause();
-    let begin = Instant::now();
-    let outcome = (world.call(call).await, begin.elapsed());
-    time::resume();
-    outcome
-}
-
 /// Fails unless the call ended with `code` at `limit`, in milliseconds.
 async fn ends_at(limit: u64, code: &str, world: &World, call: Call) -> Result<(), String> {
-    let (answer, elapsed) = timed(world, call).await;
+    let (answer, elapsed) = world.timed(call).await;
     let limit = Duration::from_millis(limit);
     fails(code, &[&format!("deadline exceeded after {limit:?}"), "in-process"], answer)?;
     // Timers are rounded up to milliseconds.
@@ -33,7 +23,7 @@ async fn ends_at(limit: u64, code: &str, world: &World, call: Call) -> Result<()
 
 /// Fails unless backend a answers, however late.
 async fn waits(world: &World, call: Call) -> Result<(), String> {
-    from("a", timed(world, call).await.0)
+    from("a", world.timed(call).await.0)
 }
 
 /// Makes a call, and fails unless backend a was told that it has this much time.

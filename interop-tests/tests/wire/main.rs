@@ -45,6 +45,7 @@ mod process;
 mod protocols;
 mod refuser;
 mod removals;
+mod retries;
 mod rig;
 mod rotation;
 mod routing;

@@ -233,18 +233,18 @@ features! {
 
     without_effect {
         row: "fields of a route that have no effect yet are validated and reported",
-        source: "A42, A44, A81, `RouteAction.retry_policy`, `.hash_policy`, `.auto_host_rewrite`",
+        source: "A42, A81, `RouteAction.hash_policy`, `.auto_host_rewrite`, `.prefix_rewrite`",
         config: "routes: [{match: {prefix: '', headers: [{name: k, present_match: false, treat_missing_header_as_empty: true}]},
-                           route: {cluster: a, retry_policy: {retry_on: unavailable}, hash_policy: [{header: {header_name: k}}],
+                           route: {cluster: a, hash_policy: [{header: {header_name: k}}],
                                    auto_host_rewrite: true, prefix_rewrite: /other, timeout: 60s,
                                    request_mirror_policies: [{cluster: b}]}}]",
-        strip: [("/routes/0/route/retry_policy", "")],
+        strip: [("/routes/0/route/hash_policy", "")],
         |world| {
             from("a", world.call(get("/p")).await)?;
             let head = world.a.last_call().ok_or("a call")?;
             check(head.uri.path() == "/p", format!("the path as it was, and not {}", head.uri))?;
             let route = "virtual_hosts[0].routes[0].route";
-            for field in ["retry_policy", "hash_policy[0]", "auto_host_rewrite", "prefix_rewrite", "timeout", "request_mirror_policies"] {
+            for field in ["hash_policy[0]", "auto_host_rewrite", "prefix_rewrite", "timeout", "request_mirror_policies"] {
                 world.ignores(Kind::RouteConfig, "", &format!("{route}.{field}"))?;
             }
             world.ignores(Kind::RouteConfig, "", "match.headers[0].treat_missing_header_as_empty")

@@ -8,7 +8,7 @@ pub(crate) mod priority;
 
 use crate::{
     chunks::Chunks,
-    endpoint::{Connection, Slot},
+    endpoint::{Connection, Endpoint, Slot},
 };
 use mesh_xds::{
     load::{DropLoad, LocalityLoad},
@@ -49,13 +49,39 @@ pub(crate) enum Picked {
 
 impl Picker {
     /// Chooses. `draw` gives a number below its argument; it is passed in, so that tests decide.
-    pub(crate) fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Picked {
+    pub(crate) fn pick(&self, tried: &Tried, draw: &mut impl FnMut(u32) -> u32) -> Picked {
         match self {
-            Self::Ready(ready) => ready.pick(draw),
+            Self::Ready(ready) => ready.pick(tried, draw),
             Self::Wait => Picked::Wait,
             Self::Fail(reason) => Picked::Fail(Arc::clone(reason)),
             Self::Removed => Picked::Removed,
         }
+    }
+}
+
+/// The endpoints that a call has tried already, for a retry that is to go elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    /// Most calls try one.
+    first: Option<Arc<Endpoint>>,
+    rest: Vec<Arc<Endpoint>>,
+    /// How many more endpoints are looked at to avoid those.
+    looks: u32,
+}
+
+impl Tried {
+    /// Remembers where an attempt goes, if the next one shall avoid it.
+    pub(crate) fn add(&mut self, slot: &Slot, looks: Option<u32>) {
+        let Some(looks) = looks else { return };
+        self.looks = looks;
+        match self.first {
+            None => self.first = Some(Arc::clone(slot.endpoint())),
+            Some(_) => self.rest.push(Arc::clone(slot.endpoint())),
+        }
+    }
+
+    fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.first.iter().chain(&self.rest).any(|tried| Arc::ptr_eq(tried, endpoint))
     }
 }
 
@@ -151,7 +177,7 @@ impl ReadyPicker {
         self
     }
 
-    fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Picked {
+    fn pick(&self, tried: &Tried, draw: &mut impl FnMut(u32) -> u32) -> Picked {
         // "categories evaluated in order, each with its own random draw" (A27), and only when there is an endpoint.
         if let Some(hit) = self.drops.iter().position(|drop| drop.rate.hit(draw(1_000_000))) {
             if let Some(dropped) = self.dropped.get(hit) {
@@ -165,6 +191,9 @@ impl ReadyPicker {
         };
         // The chosen locality, then the others: a connection lost a moment ago must not fail the call.
         let (before, from) = self.localities.split_at(first);
+        if tried.first.is_some() {
+            return pick_elsewhere(from.iter().chain(before), tried, draw).map_or(Picked::Wait, Picked::Slot);
+        }
         for locality in from.iter().chain(before) {
             if let Some(slot) = locality.pick(draw) {
                 return Picked::Slot(slot);
@@ -178,6 +207,32 @@ impl ReadyPicker {
         let point = u64::from(draw(u32::try_from(self.total).unwrap_or(u32::MAX)));
         self.localities.partition_point(|locality| locality.up_to <= point).min(self.localities.len() - 1)
     }
+}
+
+/// A stream of an endpoint that was not tried, if there is one among as many more as shall be looked at; else of the first
+/// that was.
+///
+/// Envoy's load balancer chooses anew each time; here the next in turn are looked at, so that one look is enough to avoid
+/// the only endpoint that failed.
+fn pick_elsewhere<'a>(
+    localities: impl Iterator<Item = &'a LocalityPicker>,
+    tried: &Tried,
+    draw: &mut impl FnMut(u32) -> u32,
+) -> Option<Slot> {
+    let (mut looks, mut passed_over) = (tried.looks, None);
+    for locality in localities {
+        let start = locality.turn.next(locality.connections.len(), draw);
+        for connection in locality.connections.iter_from(start) {
+            if looks > 0 && tried.has(&connection.endpoint) {
+                looks -= 1;
+                passed_over = passed_over.or(Some((locality, connection)));
+            } else if let Some(slot) = connection.slot() {
+                return Some(slot.counted(locality.load.as_ref()));
+            }
+        }
+    }
+    let (locality, connection) = passed_over?;
+    connection.slot().map(|slot| slot.counted(locality.load.as_ref()))
 }
 
 impl LocalityPicker {

@@ -1,6 +1,6 @@
 //! Picks by script: draws are given, so each outcome is exact, and only `random` is judged by its spread.
 
-use super::{Connections, Picked, Picker, ReadyPicker, Turn};
+use super::{Connections, Picked, Picker, ReadyPicker, Tried, Turn};
 use crate::endpoint::{Connection, Endpoint, Slot, tests::connection};
 use mesh_xds::resource::{Addresses, DropOverload, LbPolicy, Millionths};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -45,7 +45,7 @@ fn name(slot: &Slot) -> char {
 /// Who gets the next call, which ends at once.
 #[track_caller]
 fn next(picker: &Picker, mut draw: impl FnMut(u32) -> u32) -> char {
-    match picker.pick(&mut draw) {
+    match picker.pick(&Tried::default(), &mut draw) {
         Picked::Slot(slot) => name(&slot),
         other => panic!("{other:?}"),
     }
@@ -70,10 +70,10 @@ async fn a_connection_that_was_lost_or_is_full_is_passed_over() {
     let all = connections("abc", 1).await;
     all[0].retire();
     let picker = picker([(1, round_robin(), all)]);
-    let Picked::Slot(first) = picker.pick(&mut no_draw) else { panic!("b is free") };
-    let Picked::Slot(second) = picker.pick(&mut no_draw) else { panic!("c is free") };
+    let Picked::Slot(first) = picker.pick(&Tried::default(), &mut no_draw) else { panic!("b is free") };
+    let Picked::Slot(second) = picker.pick(&Tried::default(), &mut no_draw) else { panic!("c is free") };
     assert_eq!((name(&first), name(&second)), ('b', 'c'));
-    assert!(matches!(picker.pick(&mut no_draw), Picked::Wait), "all streams are taken");
+    assert!(matches!(picker.pick(&Tried::default(), &mut no_draw), Picked::Wait), "all streams are taken");
     drop(second);
     assert_eq!(next(&picker, no_draw), 'c');
 }
@@ -142,7 +142,7 @@ async fn drop_categories_are_tried_in_order_each_with_its_own_draw() {
     let picker = Picker::Ready(ready);
     let outcome = |first, second| {
         let mut draws = [first, second].into_iter();
-        match picker.pick(&mut |_| draws.next().expect("two categories")) {
+        match picker.pick(&Tried::default(), &mut |_| draws.next().expect("two categories")) {
             Picked::Dropped(category) => category.to_string(),
             Picked::Slot(slot) => name(&slot).to_string(),
             other => panic!("{other:?}"),
@@ -156,4 +156,48 @@ async fn drop_categories_are_tried_in_order_each_with_its_own_draw() {
 #[test]
 fn nothing_ready_is_no_picker() {
     assert!(ReadyPicker::new(Arc::default(), [chunked((1, round_robin(), Vec::new()))]).is_none());
+}
+
+/// A call that has tried these endpoints.
+fn tried(connections: &[Arc<Connection>], names: &str, looks: Option<u32>) -> Tried {
+    let mut tried = Tried::default();
+    for index in names.bytes().map(|name| usize::from(name - b'a')) {
+        tried.add(&connections[index].slot().expect("there is room"), looks);
+    }
+    tried
+}
+
+#[tokio::test]
+async fn a_retry_goes_to_an_endpoint_that_was_not_tried_as_far_as_it_may_look() {
+    let connections = connections("abc", 9).await;
+    // (tried, looks, whose turn it is, who gets the call)
+    for (names, looks, turn, expected) in
+        [("", 1, 1, 'b'), ("b", 1, 1, 'c'), ("b", 1, 0, 'a'), ("bc", 1, 1, 'c'), ("bc", 2, 1, 'a'), ("abc", 3, 1, 'b')]
+    {
+        let picker = picker([(1, Turn::of(&LbPolicy::RoundRobin, turn), connections.clone())]);
+        match picker.pick(&tried(&connections, names, Some(looks)), &mut no_draw) {
+            Picked::Slot(slot) => assert_eq!(name(&slot), expected, "{names} {looks} {turn}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_retry_that_need_not_go_elsewhere_takes_its_turn() {
+    let connections = connections("ab", 9).await;
+    let picker = picker([(1, round_robin(), connections.clone())]);
+    match picker.pick(&tried(&connections, "a", None), &mut no_draw) {
+        Picked::Slot(slot) => assert_eq!(name(&slot), 'a'),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_retry_goes_to_another_locality_rather_than_to_the_same_endpoint() {
+    let connections = connections("ab", 9).await;
+    let localities = [(1, round_robin(), connections[..1].to_vec()), (1, round_robin(), connections[1..].to_vec())];
+    match picker(localities).pick(&tried(&connections, "a", Some(1)), &mut |_| 0) {
+        Picked::Slot(slot) => assert_eq!(name(&slot), 'b'),
+        other => panic!("{other:?}"),
+    }
 }

@@ -11,11 +11,13 @@ pub(crate) use stack::form;
 
 use crate::{
     apply::Table,
+    balance::Tried,
     call::ResponseBody,
     cluster::NoPick,
     endpoint::EndpointState,
     error::{Cause, MeshError},
     mesh::Connected,
+    retry::Throttle,
     status::{ChannelState, ChannelStatus},
 };
 use http::{HeaderValue, Request, Response, request, uri::Authority};
@@ -67,6 +69,9 @@ pub(crate) struct CallOptions {
     pub(crate) http_protocol: HttpVersion,
     /// For gRPC calls that have none.
     pub(crate) user_agent: HeaderValue,
+    /// Whether retry policies have effect.
+    pub(crate) retries: bool,
+    pub(crate) retry_throttle: Option<Arc<Throttle>>,
 }
 
 /// The HTTP version for requests that are not gRPC, to clusters that do not say which they speak.
@@ -154,7 +159,7 @@ impl MeshChannel {
     pub fn destination(&self, head: &request::Parts) -> Option<Result<std::net::SocketAddr, MeshError>> {
         let inner = &self.inner;
         let picked = match inner.try_route(head, form(&head.headers), false)? {
-            Ok(routed) => match routed.backends.try_pick(false)? {
+            Ok(routed) => match routed.backends.try_pick(false, &Tried::default())? {
                 Ok(slot) => Ok(slot.peer()),
                 Err(NoPick::Failed(cause)) => Err(cause),
                 Err(NoPick::Removed) => return None,

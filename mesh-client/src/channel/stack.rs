@@ -5,7 +5,7 @@
 //!    error          causes → status    (configuration, a connection) is waited for inside the call, bounded
 //!    route          table → cluster
 //!    deadline       A31, or Envoy's timeout
-//!    attempts       repeated when nothing was sent, or the server says that it did not look
+//!    attempts       repeated when nothing was sent, when the server says that it did not look, and as the policy says
 //!      pick         one synchronous step, repeated for each new picker
 //!      load         counted for load reports, where the cluster makes any
 //!      endpoint     authority, streams, bytes
@@ -16,29 +16,37 @@
 use super::{Inner, Use};
 use crate::{
     apply::{Action, Destination, RoutingTable, Table},
-    call::{ResponseBody, WaitForReady},
+    balance::Tried,
+    call::{Finish, ResponseBody, WaitForReady},
     cluster::{Backends, NoPick},
     deadline::{self, Deadline, GRPC_TIMEOUT, Limits, within},
-    endpoint::{SendFailure, Upload},
-    error::{Cause, MeshError, ReplyForm},
+    endpoint::{RecvBody, SendFailure, Slot, Upload},
+    error::{self, Cause, MeshError, ReplyForm},
     load::Attempt,
+    retry::{Failure, Plan, Retries, Verdict},
     route::RequestHead,
 };
 use http::{
-    HeaderMap, Method, Request, Response, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, Uri,
     header::{self, HeaderName},
-    request,
+    request, response,
     uri::{PathAndQuery, Scheme},
 };
 use http_body::Body;
 use std::{fmt, sync::Arc};
 use tokio::{
     task::coop::consume_budget,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// How much of a request body is kept for transparent retries: refcounted DATA, no copies.
 const REPLAY_CAP: usize = 64 * 1024;
+
+/// The same where the route has a retry policy.
+const POLICY_REPLAY_CAP: usize = 256 * 1024;
+
+/// "grpc-previous-rpc-attempts: N on retry attempts, absent on the first" (A6).
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 // === Route ===
 
@@ -46,6 +54,22 @@ const REPLAY_CAP: usize = 64 * 1024;
 pub(super) struct Routed {
     pub(super) backends: Arc<Backends>,
     limits: Limits,
+    retry: Option<Plan>,
+}
+
+/// What an attempt came to.
+enum Ended {
+    Answered(Answer),
+    /// Without a response. `None` if that is not to be repeated, whatever the policy.
+    Failed(Option<Failure>, Cause),
+}
+
+/// A response that the caller has not got yet.
+struct Answer {
+    head: response::Parts,
+    body: RecvBody,
+    slot: Slot,
+    attempt: Attempt,
 }
 
 impl Inner {
@@ -87,18 +111,10 @@ impl Inner {
                 authority: self.target.to_string(),
             });
         };
-        let request = RequestHead {
-            method: &head.method,
-            path: head.uri.path(),
-            query: head.uri.query(),
-            scheme: "http",
-            authority: self.options.authority.as_str(),
-            headers: &head.headers,
-            is_grpc: form == ReplyForm::Grpc,
-        };
+        let request = self.request_head(head, form);
         let action = host.matcher.find(&request, &mut || fastrand::u32(..1_000_000)).map(|index| &host.actions[index]);
-        let (destination, limits) = match action {
-            Some(Action::Forward { destination, limits }) => (destination, limits),
+        let (destination, limits, retry) = match action {
+            Some(Action::Forward { destination, limits, retry }) => (destination, limits, retry),
             Some(Action::Unsupported(route, action)) => {
                 return Err(Cause::UnsupportedAction { route: route.clone(), action });
             }
@@ -109,7 +125,21 @@ impl Inner {
             Destination::Split(choice, clusters) => &clusters[choice.choose(fastrand::u64(..choice.total()))],
         };
         let backends = Arc::clone(cluster.backends(self.shared.protocol(cluster, Use::of(head.version, form))));
-        Ok(Routed { backends, limits: *limits })
+        let retry = retry.clone().filter(|_| self.options.retries);
+        Ok(Routed { backends, limits: *limits, retry })
+    }
+
+    /// What matchers see of a request.
+    fn request_head<'a>(&'a self, head: &'a request::Parts, form: ReplyForm) -> RequestHead<'a> {
+        RequestHead {
+            method: &head.method,
+            path: head.uri.path(),
+            query: head.uri.query(),
+            scheme: "http",
+            authority: self.options.authority.as_str(),
+            headers: &head.headers,
+            is_grpc: form == ReplyForm::Grpc,
+        }
     }
 }
 
@@ -155,7 +185,7 @@ impl Inner {
         let own = deadline::limit(true, &head.headers, &Limits::default()).filter(|_| form == ReplyForm::Grpc);
         let mut deadline = own.map(|limit| Deadline::new(started, limit));
         let mut upload = Some(Upload::new(body, REPLAY_CAP));
-        let mut refused = false;
+        let (mut retries, mut tried) = (Retries::default(), Tried::default());
         loop {
             let routed = within(&mut deadline, self.route(&head, form, waits)).await;
             let routed = routed.map_err(|late| late.waiting_for(|| self.shared.missing()))??;
@@ -166,34 +196,144 @@ impl Inner {
                     head.headers.insert(GRPC_TIMEOUT, deadline::grpc_timeout(limit));
                 }
             }
+            if let (Some(upload), Some(_)) = (&mut upload, &routed.retry) {
+                upload.keep(POLICY_REPLAY_CAP);
+            }
             loop {
-                let picked = within(&mut deadline, routed.backends.pick(waits)).await;
-                let mut slot = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing()))? {
-                    Ok(slot) => slot,
-                    Err(NoPick::Failed(cause)) => return Err(cause),
+                let picked = within(&mut deadline, routed.backends.pick(waits, &tried)).await;
+                let ended = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing()))? {
+                    Ok(slot) => {
+                        tried.add(&slot, routed.retry.as_ref().and_then(Plan::avoids_previous_hosts));
+                        self.attempt(&mut head, &mut upload, slot, &routed, form, &mut deadline).await?
+                    }
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.
                     Err(NoPick::Removed) => break,
-                };
-                let mut attempt = Attempt::begin(slot.take_load(), form);
-                let failure = match within(&mut deadline, slot.send(&head, &mut upload)).await? {
-                    Ok((parts, body)) => {
-                        attempt.head(&parts, body.is_end_stream());
-                        let body = ResponseBody::live(body, slot, attempt, deadline, form, Arc::clone(&self.node));
-                        return Ok(Response::from_parts(parts, body));
+                    Err(NoPick::Failed(cause @ Cause::Cluster { .. })) => {
+                        Ended::Failed(Some(Failure::Unreachable), cause)
                     }
-                    Err(failure) => failure,
+                    // "LB result DROP → never retried" (A6), and whoever is refused for there being too many.
+                    Err(NoPick::Failed(cause)) => return Err(cause),
                 };
-                let again = match failure {
-                    SendFailure::Unsent(_) => true,
-                    // "transparent once, then policy" (A6).
-                    SendFailure::Refused | SendFailure::GoneAway => !std::mem::replace(&mut refused, true),
-                    _ => false,
+                let verdict = self.judge(&mut retries, &routed, &head, form, &ended);
+                let backoff = match (verdict, &mut upload) {
+                    (Verdict::Transparent, Some(upload)) if upload.can_replay() => {
+                        upload.rewind();
+                        None
+                    }
+                    (Verdict::Retry(backoff), Some(upload)) if upload.can_replay() && self.may_retry(form) => {
+                        upload.rewind();
+                        Some(backoff)
+                    }
+                    (Verdict::Spent, _) => {
+                        self.may_retry(form);
+                        return self.finish(ended, deadline, form);
+                    }
+                    _ => return self.finish(ended, deadline, form),
                 };
-                match &mut upload {
-                    Some(upload) if again && upload.can_replay() => upload.rewind(),
-                    _ => return Err(Cause::from_send(failure, slot.cluster().clone(), slot.peer())),
+                // What is not read of it is not wanted any more.
+                drop(ended);
+                if let Some(backoff) = backoff {
+                    within(&mut deadline, sleep(backoff)).await?;
+                    self.announce_retry(&mut head, &retries, deadline.as_ref(), form);
                 }
             }
+        }
+    }
+
+    /// One attempt, until its response headers.
+    async fn attempt<B>(
+        &self,
+        head: &mut request::Parts,
+        upload: &mut Option<Upload<B>>,
+        mut slot: Slot,
+        routed: &Routed,
+        form: ReplyForm,
+        deadline: &mut Option<Deadline>,
+    ) -> Result<Ended, Cause>
+    where
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: fmt::Display,
+    {
+        let mut attempt = Attempt::begin(slot.take_load(), form);
+        let limit = routed.retry.as_ref().and_then(Plan::per_try_timeout);
+        let mut per_try = limit.map(|limit| Deadline::new(Instant::now(), limit));
+        if let (ReplyForm::Grpc, Some(limit)) = (form, limit) {
+            let left = deadline.as_ref().map_or(limit, |deadline| deadline.remaining().min(limit));
+            head.headers.insert(GRPC_TIMEOUT, deadline::grpc_timeout(left));
+        }
+        let sent = within(deadline, within(&mut per_try, slot.send(head, upload))).await?;
+        let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
+        Ok(match sent {
+            Ok(Ok((head, body))) => {
+                attempt.head(&head, body.is_end_stream());
+                Ended::Answered(Answer { head, body, slot, attempt })
+            }
+            Ok(Err(failure)) => Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer)),
+            Err(_late) => {
+                let after = limit.unwrap_or_default();
+                Ended::Failed(Some(Failure::TryTimeout), Cause::TryTimeout { cluster: cluster(), peer, after })
+            }
+        })
+    }
+    /// What follows from an attempt.
+    fn judge(
+        &self,
+        retries: &mut Retries,
+        routed: &Routed,
+        head: &request::Parts,
+        form: ReplyForm,
+        ended: &Ended,
+    ) -> Verdict {
+        let request = self.request_head(head, form);
+        match (ended, &routed.retry) {
+            (Ended::Answered(answer), Some(plan)) => {
+                let answer = (&answer.head, answer.body.is_end_stream());
+                retries.answered(plan, form, answer, &request, fastrand::f64, time_of_day)
+            }
+            (Ended::Failed(Some(failure), _), plan) => {
+                retries.failed(plan.as_ref(), form, *failure, &request, fastrand::f64)
+            }
+            (Ended::Answered(_), None) | (Ended::Failed(None, _), _) => Verdict::Final,
+        }
+    }
+
+    /// Counts a failure of the server against its name, and says whether that leaves room for a retry (A6).
+    fn may_retry(&self, form: ReplyForm) -> bool {
+        form == ReplyForm::Http || self.options.retry_throttle.as_ref().is_none_or(|throttle| throttle.failed())
+    }
+
+    /// Tells the server of a gRPC call that this is not the first attempt, and how long the client still waits.
+    fn announce_retry(
+        &self,
+        head: &mut request::Parts,
+        retries: &Retries,
+        deadline: Option<&Deadline>,
+        form: ReplyForm,
+    ) {
+        if form == ReplyForm::Grpc {
+            head.headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(retries.made()));
+            if let Some(deadline) = deadline {
+                head.headers.insert(GRPC_TIMEOUT, deadline::grpc_timeout(deadline.remaining()));
+            }
+        }
+    }
+
+    /// What the caller gets.
+    fn finish(
+        &self,
+        ended: Ended,
+        deadline: Option<Deadline>,
+        form: ReplyForm,
+    ) -> Result<Response<ResponseBody>, Cause> {
+        match ended {
+            Ended::Answered(Answer { head, body, slot, attempt }) => {
+                let throttle = self.options.retry_throttle.clone().filter(|_| form == ReplyForm::Grpc);
+                let finish = Finish { slot, attempt, deadline, throttle, form, node: Arc::clone(&self.node) };
+                let body = ResponseBody::live(&head, body, finish);
+                Ok(Response::from_parts(head, body))
+            }
+            Ended::Failed(_, cause) => Err(cause),
         }
     }
 
@@ -219,6 +359,24 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// What a policy may say about a failed attempt; `None` if it must not be repeated.
+fn repeatable(failure: &SendFailure) -> Option<Failure> {
+    match failure {
+        SendFailure::Unsent(_) => Some(Failure::Unsent),
+        SendFailure::Refused | SendFailure::GoneAway => Some(Failure::Refused),
+        SendFailure::Reset(code) => Some(Failure::Reset(error::code_of_reset(*code))),
+        SendFailure::Io(_) => Some(Failure::Lost),
+        // The server has answered, or the request is to blame.
+        SendFailure::Unacceptable(_) | SendFailure::RequestBody(_) | SendFailure::Invalid(_) => None,
+    }
+}
+
+/// In seconds since 1970, for servers that say so when to come again.
+#[expect(clippy::disallowed_types, reason = "the one header that counts from 1970")]
+fn time_of_day() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// "Connection-specific header fields" (RFC 9113, 8.2.2), and `host`, which the authority replaces.

@@ -20,7 +20,7 @@ mod wanted;
 mod worker;
 
 use crate::{
-    balance::{Picked, Picker},
+    balance::{Picked, Picker, Tried},
     chunks::Chunks,
     endpoint::{DialOptions, Endpoint, EndpointState, Protocol, Slot},
     error::Cause,
@@ -194,25 +194,25 @@ pub(crate) enum NoPick {
 }
 
 impl Backends {
-    /// A stream of a READY connection; waits while connections are being made.
-    pub(crate) async fn pick(&self, waits_for_ready: bool) -> Result<Slot, NoPick> {
+    /// A stream of a READY connection, if possible of an endpoint that was not tried; waits while connections are being made.
+    pub(crate) async fn pick(&self, waits_for_ready: bool, tried: &Tried) -> Result<Slot, NoPick> {
         if self.wakeups.waiting() > 0 {
             // Whoever waited for the stream that has just become free was woken, but has not run yet. Callers that call
             // again at once would overtake them for ever. Only a courtesy: it holds nobody up who could have a stream.
             yield_now().await;
         }
-        if let Some(result) = self.try_pick(waits_for_ready) {
+        if let Some(result) = self.try_pick(waits_for_ready, tried) {
             return result;
         }
         if self.wakeups.waiting() >= self.max_pending {
             return Err(NoPick::Failed(Cause::TooManyPending { cluster: self.cluster.clone(), max: self.max_pending }));
         }
-        self.wakeups.wait_unless(|| self.try_pick(waits_for_ready)).await
+        self.wakeups.wait_unless(|| self.try_pick(waits_for_ready, tried)).await
     }
 
     /// `None` when the call has to wait.
-    pub(crate) fn try_pick(&self, waits_for_ready: bool) -> Option<Result<Slot, NoPick>> {
-        match self.picker.load().pick(&mut |below| fastrand::u32(..below.max(1))) {
+    pub(crate) fn try_pick(&self, waits_for_ready: bool, tried: &Tried) -> Option<Result<Slot, NoPick>> {
+        match self.picker.load().pick(tried, &mut |below| fastrand::u32(..below.max(1))) {
             Picked::Slot(slot) => Some(Ok(slot)),
             Picked::Wait => None,
             Picked::Fail(_) if waits_for_ready => None,
@@ -276,7 +276,7 @@ fn backoff(failures: u32, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::{Backends, Cluster, ClusterOptions, NoPick, Update, backoff};
-    use crate::{endpoint::Protocol, error::Cause, task::Tasks};
+    use crate::{balance::Tried, endpoint::Protocol, error::Cause, task::Tasks};
     use mesh_xds::{ClusterConfig, ClusterError, NameFailures, load::LoadReports, resource::ClusterName};
     use std::{sync::Arc, time::Duration};
     use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
@@ -304,7 +304,7 @@ mod tests {
     }
 
     async fn reason(backends: &Backends) -> String {
-        match backends.pick(false).await {
+        match backends.pick(false, &Tried::default()).await {
             Err(NoPick::Failed(Cause::Cluster { reason, .. })) => reason.to_string(),
             other => panic!("{other:?}"),
         }
@@ -312,7 +312,7 @@ mod tests {
 
     fn waiting_call(backends: &Arc<Backends>) -> JoinHandle<Result<(), NoPick>> {
         let backends = Arc::clone(backends);
-        tokio::spawn(async move { backends.pick(true).await.map(drop) })
+        tokio::spawn(async move { backends.pick(true, &Tried::default()).await.map(drop) })
     }
 
     #[tokio::test(start_paused = true)]
@@ -357,7 +357,7 @@ mod tests {
         let (_cluster, backends) = cluster(update(1, "unusable"));
         let calls = [waiting_call(&backends), waiting_call(&backends)];
         tokio::task::yield_now().await;
-        let refused = backends.pick(true).await;
+        let refused = backends.pick(true, &Tried::default()).await;
         assert!(matches!(refused, Err(NoPick::Failed(Cause::TooManyPending { max: 2, .. }))), "{refused:?}");
         // One that is given up makes room.
         calls[0].abort();

@@ -261,14 +261,14 @@ impl Pool {
         let mut connection = self.ready_connection().await?;
         let size = upload.as_ref().map(Upload::size_hint).unwrap_or_default();
         let over = upload.as_ref().is_none_or(Upload::is_empty);
-        // hyper takes the body; an attempt that was not sent needs it back.
+        // hyper takes the body; the next attempt needs it back.
         let lent = Arc::new(Mutex::new(upload.take()));
+        let mut loan = Loan { home: upload, lent: Arc::clone(&lent), returns: true };
         let written = Arc::new(AtomicBool::new(false));
-        let body = LentBody { upload: Arc::clone(&lent), size, over, _written: Written(Arc::clone(&written)) };
+        let body = LentBody { upload: lent, size, over, _written: Written(Arc::clone(&written)) };
         let sent = connection.sender.try_send_request(request.map(|()| ErasedBody(Box::pin(body)))).await;
         let response = sent.map_err(|mut error| {
             let unsent = error.take_message().is_some();
-            *upload = lock(&lent).take();
             let error = error.into_error();
             match error.to_string() {
                 reason if unsent => SendFailure::Unsent(reason),
@@ -287,6 +287,9 @@ impl Pool {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(SendFailure::Unacceptable("101 Switching Protocols, which nobody asked for".to_owned()));
         }
+        // A body that is wholly sent may be sent again; another goes on while the response is read.
+        loan.returns = written.load(Ordering::Acquire);
+        drop(loan);
         let (parts, body) = response.into_parts();
         let lease = Lease { connection, written, pool: Arc::clone(&self.0) };
         Ok((parts, RecvBody { body, lease: Some(lease), ended: false }))
@@ -360,6 +363,21 @@ impl Body for ErasedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.size_hint()
+    }
+}
+
+/// Brings a lent upload back, also when the attempt is given up.
+struct Loan<'a, B> {
+    home: &'a mut Option<Upload<B>>,
+    lent: Arc<Mutex<Option<Upload<B>>>>,
+    returns: bool,
+}
+
+impl<B> Drop for Loan<'_, B> {
+    fn drop(&mut self) {
+        if self.returns {
+            *self.home = lock(&self.lent).take();
+        }
     }
 }
 

@@ -111,7 +111,9 @@ impl Sender {
             SendFailure::Io(reason) if self.writes.count() == written => SendFailure::Unsent(reason),
             failure => failure,
         })?;
-        let pump = exchange.stream.take().zip(upload.take()).map(|(stream, mut upload)| {
+        // A body that is wholly sent stays with the call, which may send it again.
+        let unfinished = exchange.stream.take().and_then(|stream| Some((stream, upload.take()?)));
+        let pump = unfinished.map(|(stream, mut upload)| {
             // The response began before the upload was over. The caller may now only read, or only write: the rest
             // goes on by itself, until the response has ended or is given up.
             upload.commit();

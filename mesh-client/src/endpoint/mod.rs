@@ -203,6 +203,11 @@ impl Slot {
         self.connection.peer
     }
 
+    /// The endpoint it goes to.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.connection.endpoint
+    }
+
     /// The same, to be counted there.
     pub(crate) fn counted(mut self, load: Option<&LocalityLoad>) -> Self {
         self.load = load.cloned();

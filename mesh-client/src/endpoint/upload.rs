@@ -1,7 +1,6 @@
 //! A request body on its way out, and what was sent of it so far.
 //!
-//! Until response headers arrive an attempt may have to be repeated (a transparent retry now, a retry policy
-//! later), so DATA that was sent is kept: refcounted, never copied, and only up to a cap. Past the cap the call is
+//! Until response headers arrive an attempt may have to be repeated (a transparent retry, or a policy's), so DATA that was sent is kept: refcounted, never copied, and only up to a cap. Past the cap the call is
 //! committed to its attempt. One frame of lookahead lets END_STREAM ride on the last DATA frame.
 //! This file does NOT decide whether to repeat, and knows no protocol.
 
@@ -54,6 +53,11 @@ where
     /// A body of which at most `cap` bytes are kept for another attempt.
     pub(crate) fn new(body: B, cap: usize) -> Self {
         Self { body, kept: Kept::default(), cap, replayed: 0, ahead: None, state: State::Open }
+    }
+
+    /// Keeps up to `cap` bytes from now on.
+    pub(crate) fn keep(&mut self, cap: usize) {
+        self.cap = cap;
     }
 
     /// Whether another attempt could send the whole body.

@@ -31,7 +31,7 @@ pub struct RequestHead<'a> {
 impl<'a> RequestHead<'a> {
     /// The value that a header matcher compares; `None` if the header is absent. Allocates only to join several
     /// values and to replace bytes that are not UTF-8.
-    pub(super) fn field(&self, field: &HeaderField) -> Option<Cow<'a, str>> {
+    pub(crate) fn field(&self, field: &HeaderField) -> Option<Cow<'a, str>> {
         match field {
             HeaderField::Header(name) => self.header(name),
             HeaderField::Pseudo(PseudoHeader::Method) => Some(self.method.as_str().into()),
@@ -48,13 +48,16 @@ impl<'a> RequestHead<'a> {
     }
 
     fn header(&self, name: &HeaderName) -> Option<Cow<'a, str>> {
-        let mut values = self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let Some(first) = values.next() else {
-            // The transport will write it; routing must not depend on who writes it when (A28).
-            return (self.is_grpc && name == CONTENT_TYPE).then_some(Cow::Borrowed("application/grpc"));
-        };
+        let joined = Self::joined(self.headers, name);
+        // The transport will write it; routing must not depend on who writes it when (A28).
+        joined.or_else(|| (self.is_grpc && name == CONTENT_TYPE).then_some(Cow::Borrowed("application/grpc")))
+    }
+
+    /// The values of a header as a matcher compares them: "joined with `,`", without a space (A28).
+    pub(crate) fn joined(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+        let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let first = values.next()?;
         let Some(second) = values.next() else { return Some(first) };
-        // "Multiple values joined with `,`", without a space (A28).
         let mut joined = format!("{first},{second}");
         for value in values {
             joined.push(',');

@@ -91,7 +91,10 @@ impl StreamTask {
         wanted: watch::Receiver<bool>,
         seed: u64,
     ) -> Self {
-        let context = DecodeContext { certificate_providers: bootstrap.certificate_providers.clone() };
+        let context = DecodeContext {
+            certificate_providers: bootstrap.certificate_providers.clone(),
+            trusted: bootstrap.servers().any(|(id, known)| id == server && known.is_trusted()),
+        };
         let stream = move || {
             let stream = AdsStream {
                 bootstrap: Arc::clone(&bootstrap),

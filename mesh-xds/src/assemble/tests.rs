@@ -168,7 +168,9 @@ fn host(domain: &str, cluster: &str) -> VirtualHost {
         timeout: None,
         max_stream_duration: None,
         grpc_timeout_header_max: None,
+        idle_timeout: None,
         retry_policy: None,
+        auto_host_rewrite: false,
     };
     let path = PathMatch::Prefix { value: String::new(), ignore_case: false };
     let matches = RouteMatch { path, headers: Vec::new(), fraction: None };

@@ -80,6 +80,11 @@ impl XdsServer {
         if self.features.contains(&Feature::DeltaAds) { Transport::Delta } else { Transport::Sotw }
     }
 
+    /// Whether it may say under which authority endpoints are called (A81).
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.features.contains(&Feature::TrustedXdsServer)
+    }
+
     pub(crate) fn resource_timeout(&self, options: &TransportOptions) -> Duration {
         let transient = self.features.contains(&Feature::ResourceTimerIsTransient);
         let usual = if transient { TRANSIENT } else { DOES_NOT_EXIST };
@@ -126,6 +131,8 @@ pub(crate) enum Feature {
     FailOnDataErrors,
     /// A88: the does-not-exist timer is 30 s and means UNAVAILABLE.
     ResourceTimerIsTransient,
+    /// A81: it may say under which authority endpoints are called.
+    TrustedXdsServer,
     /// The server is asked by the incremental variant of ADS. The gRFCs have no word for it.
     DeltaAds,
 }
@@ -134,6 +141,7 @@ impl Feature {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
             "delta_ads" => Some(Self::DeltaAds),
+            "trusted_xds_server" => Some(Self::TrustedXdsServer),
             "fail_on_data_errors" => Some(Self::FailOnDataErrors),
             // The gRFC's text and the implementations disagree about the last word.
             "resource_timer_is_transient_error" | "resource_timer_is_transient_failure" => {

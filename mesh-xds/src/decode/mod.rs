@@ -45,6 +45,8 @@ use std::{collections::BTreeSet, sync::Arc};
 pub struct DecodeContext {
     /// Names of the bootstrap's `certificate_providers`: a TLS context may refer to no others (A29).
     pub certificate_providers: BTreeSet<String>,
+    /// The server has the feature `trusted_xds_server`: it may rewrite authorities (A81).
+    pub trusted: bool,
 }
 
 /// Decodes and validates one `Any` of a response for `kind`.

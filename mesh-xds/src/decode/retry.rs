@@ -1,25 +1,44 @@
-//! Retry policies of routes and virtual hosts, as A44 reads them.
+//! Retry policies of routes and virtual hosts: A44's rules, and the rest of Envoy's message.
 //!
-//! They are validated and carried along; no part of the client acts on them yet, which the caller reports.
+//! "Validated even when no condition is usable" (A44): a policy without one still hides the virtual host's.
 
-use super::{basics::duration, scope::Scope};
-use crate::resource::{Invalid, RetryPolicy};
+use super::{
+    basics::{duration, type_name, unpack},
+    matcher::header,
+    scope::Scope,
+};
+use crate::resource::{
+    HeaderMatch, Invalid, RateLimitedBackOff, ResetFormat, ResetHeader, RetryCondition, RetryOn, RetryPolicy,
+};
 use envoy_types::pb::{
-    envoy::config::route::v3::{self as pb, retry_policy::RetryBackOff},
+    envoy::{
+        config::route::v3::{
+            self as pb,
+            retry_policy::{
+                RateLimitedRetryBackOff, ResetHeaderFormat, RetryBackOff, RetryHostPredicate, RetryPriority,
+                retry_host_predicate, retry_priority,
+            },
+        },
+        extensions::retry::{
+            host::previous_hosts::v3::PreviousHostsPredicate,
+            priority::previous_priorities::v3::PreviousPrioritiesConfig,
+        },
+    },
     google::protobuf,
 };
+use http::HeaderName;
+use prost::Name;
 use std::time::Duration;
 
-/// "attempts cap 5" - A44, A6
-const MAX_ATTEMPTS: u32 = 5;
 /// "base default 25 ms" - A44
 const DEFAULT_BASE: Duration = Duration::from_millis(25);
 /// "values < 1 ms act as 1 ms" - A44
 const FLOOR: Duration = Duration::from_millis(1);
+/// "The default is 300 seconds" (Envoy, `RateLimitedRetryBackOff.max_interval`).
+const DEFAULT_RATE_LIMITED_MAX: Duration = Duration::from_secs(300);
 
-/// A `retry_policy`. "Validated even when no condition is usable": a policy without one still hides the virtual
-/// host's.
-pub(super) fn retry_policy(policy: &pb::RetryPolicy, scope: &mut Scope<'_>) -> Result<RetryPolicy, Invalid> {
+/// A `retry_policy`.
+pub(super) fn retry_policy(policy: pb::RetryPolicy, scope: &mut Scope<'_>) -> Result<RetryPolicy, Invalid> {
     let num_retries = match policy.num_retries {
         Some(protobuf::UInt32Value { value: 0 }) => return Err(scope.invalid_at("num_retries", "must be at least 1")),
         Some(protobuf::UInt32Value { value }) => value,
@@ -29,13 +48,55 @@ pub(super) fn retry_policy(policy: &pb::RetryPolicy, scope: &mut Scope<'_>) -> R
         Some(back_off) => scope.within("retry_back_off", |scope| intervals(&back_off, scope))?,
         None => (DEFAULT_BASE, DEFAULT_BASE * 10),
     };
+    scope.unsupported(&[
+        (!policy.retry_options_predicates.is_empty(), "retry_options_predicates"),
+        (policy.refresh_cluster_on_retry, "refresh_cluster_on_retry"),
+    ]);
     Ok(RetryPolicy {
-        codes: policy.retry_on.split(',').filter_map(code).collect(),
-        max_attempts: num_retries.saturating_add(1).min(MAX_ATTEMPTS),
+        retry_on: retry_on(&policy.retry_on, scope),
+        num_retries,
         base_interval,
         max_interval,
+        per_try_timeout: limit(policy.per_try_timeout, "per_try_timeout", scope)?,
+        per_try_idle_timeout: limit(policy.per_try_idle_timeout, "per_try_idle_timeout", scope)?,
+        // A status code that no response can have is never met.
+        retriable_status_codes: policy.retriable_status_codes.into_iter().filter_map(|it| it.try_into().ok()).collect(),
+        retriable_headers: headers(policy.retriable_headers, "retriable_headers", scope)?,
+        retriable_request_headers: headers(policy.retriable_request_headers, "retriable_request_headers", scope)?,
+        rate_limited: match policy.rate_limited_retry_back_off {
+            Some(back_off) => Some(scope.within("rate_limited_retry_back_off", |scope| rate_limited(back_off, scope))?),
+            None => None,
+        },
+        avoid_previous_hosts: previous_hosts(&policy.retry_host_predicate, scope)?,
+        host_selection_attempts: match policy.host_selection_retry_max_attempts {
+            // "If not set or set to 0, [...] defaults to 1" (Envoy).
+            0 => 1,
+            attempts => attempts.clamp(1, i64::from(u32::MAX)).try_into().unwrap_or(u32::MAX),
+        },
+        previous_priorities: match &policy.retry_priority {
+            Some(priority) => scope.within("retry_priority", |scope| previous_priorities(priority, scope))?,
+            None => None,
+        },
     })
 }
+
+/// "split by `,`, trim, case-fold" (A44). What nobody here knows is reported, and has no effect.
+fn retry_on(conditions: &str, scope: &mut Scope<'_>) -> RetryOn {
+    let names = conditions.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let mut unknown = false;
+    let known = names.filter_map(|name| {
+        let condition = RetryCondition::named(name);
+        unknown |= condition.is_none();
+        condition
+    });
+    let known = known.collect();
+    if unknown {
+        scope.ignore("retry_on", "one of its conditions is not known: has no effect");
+    }
+    known
+}
+
+// === Times ===
 
 // "base <= 0 or missing when back_off set; max <= 0; max < base" are refused (A44).
 fn intervals(back_off: &RetryBackOff, scope: &mut Scope<'_>) -> Result<(Duration, Duration), Invalid> {
@@ -60,14 +121,91 @@ fn positive(value: protobuf::Duration, scope: &Scope<'_>) -> Result<Duration, In
     }
 }
 
-/// The gRPC status code behind a condition of `retry_on`; conditions about HTTP have none.
-fn code(condition: &str) -> Option<u8> {
-    match condition.trim().to_ascii_lowercase().as_str() {
-        "cancelled" => Some(1),
-        "deadline-exceeded" => Some(4),
-        "resource-exhausted" => Some(8),
-        "internal" => Some(13),
-        "unavailable" => Some(14),
-        _ => None,
+/// Zero is no limit, as unset is.
+fn limit(
+    value: Option<protobuf::Duration>,
+    field: &'static str,
+    scope: &mut Scope<'_>,
+) -> Result<Option<Duration>, Invalid> {
+    let Some(value) = value else { return Ok(None) };
+    let limit = scope.within(field, |scope| duration(value, scope))?;
+    Ok(Some(limit).filter(|limit| !limit.is_zero()))
+}
+
+fn rate_limited(back_off: RateLimitedRetryBackOff, scope: &mut Scope<'_>) -> Result<RateLimitedBackOff, Invalid> {
+    // "min_items: 1" (Envoy).
+    if back_off.reset_headers.is_empty() {
+        return Err(scope.invalid_at("reset_headers", "must not be empty"));
+    }
+    let mut reset_headers = Vec::with_capacity(back_off.reset_headers.len());
+    for (index, header) in back_off.reset_headers.into_iter().enumerate() {
+        reset_headers.push(scope.at("reset_headers", index, |scope| {
+            let name = HeaderName::try_from(header.name.as_str());
+            Ok(ResetHeader {
+                name: name
+                    .map_err(|_| scope.invalid_at("name", format!("{:?} is not a header's name", header.name)))?,
+                format: match ResetHeaderFormat::try_from(header.format) {
+                    Ok(ResetHeaderFormat::Seconds) => ResetFormat::Seconds,
+                    Ok(ResetHeaderFormat::UnixTimestamp) => ResetFormat::UnixTimestamp,
+                    Err(_) => return Err(scope.invalid_at("format", format!("{} is not a format", header.format))),
+                },
+            })
+        })?);
+    }
+    let max_interval = match back_off.max_interval {
+        Some(max) => scope.within("max_interval", |scope| positive(max, scope))?,
+        None => DEFAULT_RATE_LIMITED_MAX,
+    };
+    Ok(RateLimitedBackOff { reset_headers, max_interval })
+}
+
+// === Headers and hosts ===
+
+fn headers(
+    matchers: Vec<pb::HeaderMatcher>,
+    field: &'static str,
+    scope: &mut Scope<'_>,
+) -> Result<Vec<HeaderMatch>, Invalid> {
+    let matchers = matchers.into_iter().enumerate();
+    matchers.map(|(index, matcher)| scope.at(field, index, |scope| header(matcher, scope))).collect()
+}
+
+/// Whether previous_hosts is among the predicates; others are reported.
+fn previous_hosts(predicates: &[RetryHostPredicate], scope: &mut Scope<'_>) -> Result<bool, Invalid> {
+    let mut found = false;
+    for (index, predicate) in predicates.iter().enumerate() {
+        scope.at("retry_host_predicate", index, |scope| {
+            // Envoy knows an extension by its type, or else by its name.
+            let known = match &predicate.config_type {
+                Some(retry_host_predicate::ConfigType::TypedConfig(any)) => {
+                    type_name(&any.type_url) == PreviousHostsPredicate::full_name()
+                }
+                None => predicate.name == "envoy.retry_host_predicates.previous_hosts",
+            };
+            match known {
+                true => found = true,
+                false => scope.ignore_here("not a predicate that is supported: has no effect"),
+            }
+        });
+    }
+    Ok(found)
+}
+
+fn previous_priorities(priority: &RetryPriority, scope: &mut Scope<'_>) -> Result<Option<u32>, Invalid> {
+    match &priority.config_type {
+        Some(retry_priority::ConfigType::TypedConfig(any))
+            if type_name(&any.type_url) == PreviousPrioritiesConfig::full_name() =>
+        {
+            let config: PreviousPrioritiesConfig = scope.within("typed_config", |scope| unpack(any, scope))?;
+            // "gt: 0" (Envoy).
+            match config.update_frequency {
+                ..=0 => Err(scope.invalid_at("typed_config.update_frequency", "must be greater than 0")),
+                frequency => Ok(Some(frequency.unsigned_abs())),
+            }
+        }
+        _ => {
+            scope.ignore_here("not a retry priority that is supported: has no effect");
+            Ok(None)
+        }
     }
 }

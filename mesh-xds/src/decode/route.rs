@@ -17,11 +17,16 @@ use crate::{
         RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
     },
 };
-use envoy_types::pb::envoy::config::{
-    core::v3::RoutingPriority,
-    route::v3::{
-        self as pb, route, route_action, route_action::hash_policy::PolicySpecifier, route_match, weighted_cluster,
+use envoy_types::pb::{
+    envoy::config::{
+        core::v3::RoutingPriority,
+        route::v3::{
+            self as pb, route,
+            route_action::{self, HostRewriteSpecifier, hash_policy::PolicySpecifier},
+            route_match, weighted_cluster,
+        },
     },
+    google::protobuf::BoolValue,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -79,7 +84,7 @@ pub(super) fn virtual_host(host: pb::VirtualHost, scope: &mut Scope<'_>) -> Resu
         domains.push(scope.at("domains", index, |scope| domain(pattern, scope))?);
     }
     overrides(&host.typed_per_filter_config, scope)?;
-    let fallback = optional_retry_policy(host.retry_policy.as_ref(), scope)?;
+    let fallback = optional_retry_policy(host.retry_policy, scope)?;
     let mut routes = Vec::with_capacity(host.routes.len());
     for (index, route) in host.routes.into_iter().enumerate() {
         routes.extend(scope.at("routes", index, |scope| self::route(route, fallback.as_ref(), scope))?);
@@ -226,7 +231,9 @@ fn forward(
 ) -> Result<Option<Forward>, Invalid> {
     report_unsupported_of_action(&action, scope);
     hash_policies(&action.hash_policy, scope)?;
-    let retry_policy = optional_retry_policy(action.retry_policy.as_ref(), scope)?.or_else(|| fallback.cloned());
+    let auto_host_rewrite = auto_host_rewrite(&action, scope);
+    let retry_policy = optional_retry_policy(action.retry_policy, scope)?.or_else(|| fallback.cloned());
+    let idle_timeout = optional_duration(action.idle_timeout, "idle_timeout", scope)?.filter(|limit| !limit.is_zero());
     let timeout = optional_duration(action.timeout, "timeout", scope)?;
     let (max_stream_duration, grpc_timeout_header_max) = match action.max_stream_duration {
         Some(limits) => scope.within("max_stream_duration", |scope| {
@@ -244,7 +251,26 @@ fn forward(
     let Some(cluster) = cluster_specifier(action.cluster_specifier, scope)? else {
         return Ok(None);
     };
-    Ok(Some(Forward { cluster, timeout, max_stream_duration, grpc_timeout_header_max, retry_policy }))
+    Ok(Some(Forward {
+        cluster,
+        timeout,
+        max_stream_duration,
+        grpc_timeout_header_max,
+        idle_timeout,
+        retry_policy,
+        auto_host_rewrite,
+    }))
+}
+
+// "only if the CP has server feature `trusted_xds_server`" - A81
+fn auto_host_rewrite(action: &pb::RouteAction, scope: &mut Scope<'_>) -> bool {
+    let Some(HostRewriteSpecifier::AutoHostRewrite(BoolValue { value: true })) = action.host_rewrite_specifier else {
+        return false;
+    };
+    if !scope.context.trusted {
+        scope.ignore("auto_host_rewrite", "the server is not a trusted_xds_server: has no effect");
+    }
+    scope.context.trusted
 }
 
 fn cluster_specifier(
@@ -306,13 +332,12 @@ fn weighted_clusters(
 }
 
 fn optional_retry_policy(
-    policy: Option<&pb::RetryPolicy>,
+    policy: Option<pb::RetryPolicy>,
     scope: &mut Scope<'_>,
 ) -> Result<Option<Arc<RetryPolicy>>, Invalid> {
     let Some(policy) = policy else {
         return Ok(None);
     };
-    scope.ignore("retry_policy", "configured retries are not supported yet: has no effect");
     scope.within("retry_policy", |scope| retry_policy(policy, scope)).map(|policy| Some(Arc::new(policy)))
 }
 
@@ -348,10 +373,9 @@ fn report_unsupported_of_share(share: &weighted_cluster::ClusterWeight, scope: &
 }
 
 fn report_unsupported_of_action(action: &pb::RouteAction, scope: &mut Scope<'_>) {
-    use route_action::HostRewriteSpecifier;
     let host_rewrite = action.host_rewrite_specifier.as_ref().map(|specifier| match specifier {
         HostRewriteSpecifier::HostRewriteLiteral(_) => (true, "host_rewrite_literal"),
-        HostRewriteSpecifier::AutoHostRewrite(auto) => (auto.value, "auto_host_rewrite"),
+        HostRewriteSpecifier::AutoHostRewrite(_) => (false, "auto_host_rewrite"),
         HostRewriteSpecifier::HostRewriteHeader(_) => (true, "host_rewrite_header"),
         HostRewriteSpecifier::HostRewritePathRegex(_) => (true, "host_rewrite_path_regex"),
         HostRewriteSpecifier::HostRewrite(_) => (true, "host_rewrite"),
@@ -364,7 +388,6 @@ fn report_unsupported_of_action(action: &pb::RouteAction, scope: &mut Scope<'_>)
         (action.path_rewrite_policy.is_some(), "path_rewrite_policy"),
         (!action.path_rewrite.is_empty(), "path_rewrite"),
         (action.append_x_forwarded_host, "append_x_forwarded_host"),
-        (action.idle_timeout.is_some(), "idle_timeout"),
         (action.retry_policy_typed_config.is_some(), "retry_policy_typed_config"),
         (!action.request_mirror_policies.is_empty(), "request_mirror_policies"),
         (action.priority == RoutingPriority::High as i32, "priority"),

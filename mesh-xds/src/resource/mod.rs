@@ -17,6 +17,7 @@ mod load;
 mod matcher;
 mod other;
 mod received;
+mod retry;
 mod route;
 mod tls;
 
@@ -32,6 +33,7 @@ pub use load::*;
 pub use matcher::*;
 pub use other::{OtherResource, OtherType, ResourceType, Watchable};
 pub use received::*;
+pub use retry::*;
 pub use route::*;
 pub use tls::*;
 

@@ -3,7 +3,7 @@
 //! Virtual hosts are behind `Arc`s and keep their identity across updates while their value is equal, so
 //! that one changed virtual host of ten thousand costs one comparison each and one rebuild in all.
 
-use super::{ClusterName, FullRegex, HeaderMatch, Millionths};
+use super::{ClusterName, FullRegex, HeaderMatch, Millionths, RetryPolicy};
 use std::{sync::Arc, time::Duration};
 
 /// A validated `envoy.config.route.v3.RouteConfiguration`.
@@ -140,8 +140,12 @@ pub struct Forward {
     pub max_stream_duration: Option<Duration>,
     /// `max_stream_duration.grpc_timeout_header_max`; zero = no limit from the route (A31).
     pub grpc_timeout_header_max: Option<Duration>,
-    /// The route's policy, or else its virtual host's (A44). Validated; has no effect yet.
+    /// `idle_timeout`: how long a call may pause. Unset or zero = for ever.
+    pub idle_timeout: Option<Duration>,
+    /// The route's policy, or else its virtual host's (A44).
     pub retry_policy: Option<Arc<RetryPolicy>>,
+    /// `auto_host_rewrite`, from a server that is trusted with it (A81): `:authority` is the endpoint's hostname.
+    pub auto_host_rewrite: bool,
 }
 
 /// `RouteAction.cluster_specifier`.
@@ -171,18 +175,4 @@ pub struct WeightedCluster {
     pub name: ClusterName,
     /// At least 1.
     pub weight: u32,
-}
-
-/// `retry_policy`, as A44 reads it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// gRPC status codes (as numbers) from `retry_on` that are retried; may be empty, which still hides the
-    /// virtual host's policy.
-    pub codes: Vec<u8>,
-    /// `num_retries + 1`, at most 5.
-    pub max_attempts: u32,
-    /// At least 1 ms.
-    pub base_interval: Duration,
-    /// At least `base_interval`.
-    pub max_interval: Duration,
 }

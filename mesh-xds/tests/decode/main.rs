@@ -48,7 +48,7 @@ fn received(kind: Kind, yaml: &str) -> Received {
 }
 
 fn context() -> DecodeContext {
-    DecodeContext { certificate_providers: ["default".to_owned()].into() }
+    DecodeContext { certificate_providers: ["default".to_owned()].into(), ..DecodeContext::default() }
 }
 
 /// What was reported, as an operator reads it.

@@ -1,11 +1,13 @@
 //! Route configurations, virtual hosts and routes.
 
 use super::{context, received, reports};
+use http::HeaderName;
 use mesh_xds::{
     decode::decode_after,
     resource::{
         ClusterSpecifier, Domain, Forward, FullRegex, HeaderField, HeaderMatch, HeaderValueMatch, Kind, Millionths,
-        PathMatch, PseudoHeader, Received, Resource, RetryPolicy, Route, RouteAction, RouteConfig, StringMatch,
+        PathMatch, PseudoHeader, RateLimitedBackOff, Received, ResetFormat, ResetHeader, Resource, RetryCondition,
+        RetryPolicy, Route, RouteAction, RouteConfig, StringMatch,
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -68,7 +70,7 @@ fn paths_keep_their_kind_and_their_case_rule() {
 fn header_matchers_become_what_they_mean() {
     let exact =
         |value: &str| HeaderValueMatch::String(StringMatch::Exact { value: value.to_owned(), ignore_case: false });
-    let ordinary = |name| HeaderField::Header(http::HeaderName::from_static(name));
+    let ordinary = |name| HeaderField::Header(HeaderName::from_static(name));
     let cases = [
         // istiod writes presence without a specifier.
         ("{name: a}", ordinary("a"), HeaderValueMatch::Present(true), false),
@@ -201,20 +203,93 @@ fn a_route_without_retry_policy_has_its_virtual_hosts() {
         })
         .collect();
     let of_host = RetryPolicy {
-        codes: vec![14, 1],
-        max_attempts: 5,
+        retry_on: [RetryCondition::Unavailable, RetryCondition::Cancelled].into_iter().collect(),
+        num_retries: 10,
         base_interval: Duration::from_millis(1),
         max_interval: Duration::from_millis(1),
+        ..policy("5xx")
     };
-    // Nothing usable, and yet it hides the virtual host's (A44).
-    let of_route = RetryPolicy {
-        codes: Vec::new(),
-        max_attempts: 2,
+    // Nothing that gRPC could use, and yet it hides the virtual host's (A44).
+    let of_route = policy("5xx");
+    assert_eq!(policies, [Some(of_host), Some(of_route)]);
+    assert_eq!(reports, ["virtual_hosts[0].retry_policy.retry_on: one of its conditions is not known: has no effect"]);
+}
+
+/// What a policy is that says only this.
+fn policy(retry_on: &str) -> RetryPolicy {
+    RetryPolicy {
+        retry_on: RetryCondition::named(retry_on).into_iter().collect(),
+        num_retries: 1,
         base_interval: Duration::from_millis(25),
         max_interval: Duration::from_millis(250),
+        per_try_timeout: None,
+        per_try_idle_timeout: None,
+        retriable_status_codes: Vec::new(),
+        retriable_headers: Vec::new(),
+        retriable_request_headers: Vec::new(),
+        rate_limited: None,
+        avoid_previous_hosts: false,
+        host_selection_attempts: 1,
+        previous_priorities: None,
+    }
+}
+
+#[test]
+fn all_of_envoys_retry_policy_is_read() {
+    let forward = |fields: &str| forward(&format!("{{cluster: c, retry_policy: {{{fields}}}}}"));
+    let (forward, reports) = forward(
+        r#"retry_on: "retriable-status-codes,reset-before-request", num_retries: 7, per_try_timeout: 2s, per_try_idle_timeout: 1s,
+           retriable_status_codes: [418, 70000], retriable_headers: [{name: x-again}], retriable_request_headers: [{name: x-safe}],
+           retry_host_predicate: [{name: envoy.retry_host_predicates.previous_hosts},
+             {name: p, typed_config: {"@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}},
+             {name: envoy.retry_host_predicates.omit_canary_hosts}],
+           host_selection_retry_max_attempts: 3,
+           retry_priority: {name: p, typed_config: {"@type": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig, update_frequency: 2}},
+           rate_limited_retry_back_off: {reset_headers: [{name: Retry-After}, {name: x-reset, format: UNIX_TIMESTAMP}], max_interval: 9s}"#,
+    );
+    let present = |name| HeaderMatch {
+        name: HeaderField::Header(HeaderName::from_static(name)),
+        value: HeaderValueMatch::Present(true),
+        invert: false,
     };
-    assert_eq!(policies, [Some(of_host), Some(of_route)]);
-    assert_eq!(reports.len(), 2, "one for the host's field, one for the route's: {reports:?}");
+    let header = |name, format| ResetHeader { name: HeaderName::from_static(name), format };
+    let expected = RetryPolicy {
+        retry_on: [RetryCondition::RetriableStatusCodes, RetryCondition::ResetBeforeRequest].into_iter().collect(),
+        num_retries: 7,
+        per_try_timeout: Some(Duration::from_secs(2)),
+        per_try_idle_timeout: Some(Duration::from_secs(1)),
+        retriable_status_codes: vec![418],
+        retriable_headers: vec![present("x-again")],
+        retriable_request_headers: vec![present("x-safe")],
+        rate_limited: Some(RateLimitedBackOff {
+            reset_headers: vec![
+                header("retry-after", ResetFormat::Seconds),
+                header("x-reset", ResetFormat::UnixTimestamp),
+            ],
+            max_interval: Duration::from_secs(9),
+        }),
+        avoid_previous_hosts: true,
+        host_selection_attempts: 3,
+        previous_priorities: Some(2),
+        ..policy("")
+    };
+    assert_eq!(forward.retry_policy.as_deref(), Some(&expected));
+    assert_eq!(
+        reports,
+        [
+            "virtual_hosts[0].routes[0].route.retry_policy.retry_host_predicate[2]: not a predicate that is supported: has no effect"
+        ]
+    );
+}
+
+#[test]
+fn only_a_trusted_server_may_rewrite_authorities() {
+    let (forward, reports) = forward("{cluster: c, auto_host_rewrite: true}");
+    assert!(!forward.auto_host_rewrite);
+    assert_eq!(
+        reports,
+        ["virtual_hosts[0].routes[0].route.auto_host_rewrite: the server is not a trusted_xds_server: has no effect"]
+    );
 }
 
 #[test]

@@ -82,6 +82,7 @@ fn all() -> impl Iterator<Item = &'static Feature> {
         crate::clusters::FEATURES,
         crate::aggregate::FEATURES,
         crate::deadlines::FEATURES,
+        crate::retries::FEATURES,
         crate::protocols::FEATURES,
     ]
     .into_iter()

@@ -153,6 +153,15 @@ impl World {
         waited.map_err(|_| format!("other than {} READY endpoints of {cluster}", ready()))
     }
 
+    /// Makes a call on a paused clock: what came, and after how much of its time.
+    pub(crate) async fn timed(&self, call: Call) -> (Answer, Duration) {
+        time::pause();
+        let begin = time::Instant::now();
+        let outcome = (self.call(call).await, begin.elapsed());
+        time::resume();
+        outcome
+    }
+
     /// Lets every timer of the next `seconds` be due.
     pub(crate) async fn leap(&self, seconds: u64) {
         time::pause();

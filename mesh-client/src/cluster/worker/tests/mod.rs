@@ -7,6 +7,7 @@ mod books;
 use super::*;
 use crate::{
     balance::Picked,
+    balance::Tried,
     endpoint::{Connection, EndpointState, Slot, tests::connection},
     task::Tasks,
 };
@@ -220,7 +221,7 @@ impl Script {
     }
 
     fn pick(&self) -> Picked {
-        self.worker.shared.picker.load().pick(&mut |below| fastrand::u32(..below.max(1)))
+        self.worker.shared.picker.load().pick(&Tried::default(), &mut |below| fastrand::u32(..below.max(1)))
     }
 
     fn slot(&self) -> Option<Slot> {

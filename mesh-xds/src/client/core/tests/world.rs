@@ -79,7 +79,9 @@ fn route(cluster: ClusterName) -> Route {
         timeout: None,
         max_stream_duration: None,
         grpc_timeout_header_max: None,
+        idle_timeout: None,
         retry_policy: None,
+        auto_host_rewrite: false,
     };
     Route {
         name: String::new(),
