@@ -167,6 +167,17 @@ fn a_type_without_names_is_not_sent_since_that_would_be_a_wildcard() {
 }
 
 #[test]
+fn a_name_that_was_never_asked_for_cannot_be_given_up() {
+    let mut ads = Ads::connected();
+    ads.drops(Cluster, &["a"]).is_silent();
+    ads.wants(Cluster, &["a"]).asks(Cluster, &["a"], &[]);
+    // What is subscribed is the last name, and stays.
+    ads.drops(Cluster, &["a", "b"]).is_silent();
+    ads.drops(Cluster, &["a"]).is_silent();
+    ads.wants(Cluster, &["c"]).asks(Cluster, &["c"], &["a"]);
+}
+
+#[test]
 fn unsubscribing_and_subscribing_again_are_two_requests() {
     let mut ads = Ads::connected();
     ads.wants(Endpoints, &["a"]).asks(Endpoints, &["a"], &[]);

@@ -88,7 +88,9 @@ impl Names {
         attached: bool,
         timers: &mut Timers,
     ) -> Change {
-        let mut left: Vec<_> = unwanted.to_vec();
+        // What came and went within one turn was never asked for, so it cannot be given up; what only lingers has left.
+        let is_left = |name: &&Arc<str>| self.waits.contains_key(*name) && self.lingering.as_ref() != Some(*name);
+        let mut left: Vec<_> = unwanted.iter().filter(is_left).cloned().collect();
         if !wanted.is_empty()
             && let Some(name) = self.lingering.take()
             && !wanted.contains(&name)
