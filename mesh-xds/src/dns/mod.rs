@@ -14,6 +14,8 @@ mod schedule;
 mod task;
 
 pub(crate) use answers::{Answer, Answers};
+#[cfg(test)]
+pub(crate) use schedule::Schedule;
 pub(crate) use task::{Answered, Lookups};
 
 use crate::resource::DnsName;

@@ -27,7 +27,7 @@ const JITTER: f64 = 0.2;
 
 /// Every name that is needed.
 #[derive(Debug, Default)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     names: FxHashMap<DnsName, State>,
     /// Those that wait, by when they are due.
     due: BTreeSet<(Instant, DnsName)>,
@@ -50,7 +50,7 @@ enum Phase {
 
 impl Schedule {
     // (none) => Due
-    pub(super) fn watch(&mut self, name: DnsName, now: Instant) {
+    pub(crate) fn watch(&mut self, name: DnsName, now: Instant) {
         if !self.names.contains_key(&name) {
             let state = State { phase: Phase::Waiting(Some(now)), failures: 0, answered: None };
             self.names.insert(name.clone(), state);
@@ -59,14 +59,14 @@ impl Schedule {
     }
 
     // any => (none)
-    pub(super) fn unwatch(&mut self, name: &DnsName) {
+    pub(crate) fn unwatch(&mut self, name: &DnsName) {
         if let Some(State { phase: Phase::Waiting(Some(until)), .. }) = self.names.remove(name) {
             self.due.remove(&(until, name.clone()));
         }
     }
 
     // Due => Looking: what is to be looked up now, at most so many.
-    pub(super) fn start(&mut self, now: Instant, most: usize) -> Vec<DnsName> {
+    pub(crate) fn start(&mut self, now: Instant, most: usize) -> Vec<DnsName> {
         let due: Vec<_> = self.due.iter().take_while(|(until, _)| *until <= now).take(most).cloned().collect();
         for entry in &due {
             self.due.remove(entry);
@@ -78,7 +78,7 @@ impl Schedule {
     }
 
     // Looking => Waiting. Whether the name is still needed.
-    pub(super) fn answered(&mut self, name: &DnsName, ttl: Option<Duration>, now: Instant) -> bool {
+    pub(crate) fn answered(&mut self, name: &DnsName, ttl: Option<Duration>, now: Instant) -> bool {
         let refresh = name.refresh;
         let ttl = ttl.filter(|_| refresh.respect_ttl).map(|ttl| ttl.max(MIN_TTL));
         self.wait(name, |state| {
@@ -88,7 +88,7 @@ impl Schedule {
     }
 
     // Looking => Waiting, `random` is in `0.0..1.0`. Whether the name is still needed.
-    pub(super) fn failed(&mut self, name: &DnsName, random: f64, now: Instant) -> bool {
+    pub(crate) fn failed(&mut self, name: &DnsName, random: f64, now: Instant) -> bool {
         let refresh = name.refresh;
         self.wait(name, |state| {
             let pause = refresh.failure_base.as_secs_f64() * FACTOR.powi(state.failures);
@@ -99,7 +99,7 @@ impl Schedule {
     }
 
     // Waiting => Due, or soon: an endpoint behind the name failed.
-    pub(super) fn endpoint_failed(&mut self, name: &DnsName, now: Instant) {
+    pub(crate) fn endpoint_failed(&mut self, name: &DnsName, now: Instant) {
         let Some(state) = self.names.get_mut(name) else { return };
         let Phase::Waiting(until) = state.phase else { return };
         // A lookup that failed is repeated on its own curve.
@@ -115,7 +115,7 @@ impl Schedule {
     }
 
     /// When [`start`](Self::start) has something to start.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.due.first().map(|(until, _)| *until)
     }
 

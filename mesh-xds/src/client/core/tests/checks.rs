@@ -8,7 +8,7 @@ use super::{
 use crate::{
     assemble::{Found, Subject, Value},
     cache::{Cache, Lookup},
-    resource::{ClusterName, Discovery, Kind, Resource, RouteAction},
+    resource::{Cluster, ClusterName, Discovery, DnsName, Kind, Resource, RouteAction},
     snapshot::{ResolvedCluster, Snapshot, Target},
 };
 use std::{
@@ -19,7 +19,7 @@ use std::{
 /// "The last good config keeps serving": what served goes on but for a cause that A88 allows.
 pub(super) fn may_follow(before: Option<&Value>, new: &Value, setting: Setting, caches: &[Cache]) {
     // With one server, and without the feature, nothing that a server says takes away what was good.
-    let nothing_goes = setting.count == 1 && !setting.fail_on_data_errors;
+    let nothing_goes = !setting.has_fallback() && !setting.fail_on_data_errors;
     match (before, new) {
         (Some(Value::Target(Target::Ready(old))), Value::Target(Target::Ready(new))) => {
             is_complete(new);
@@ -52,7 +52,12 @@ fn says(text: &str, kind: Kind, caches: &[Cache]) -> Option<&'static str> {
     let is_about = |name: &&&str| text.starts_with(&format!("{kind} {name:?}"));
     let name = *NAMES.iter().find(is_about)?;
     let is_failed = caches.iter().any(|cache| matches!(cache.lookup(kind, name), Lookup::Failed(why) if &*why == text));
-    is_failed.then_some(name)
+    (is_failed || is_of_nobody(text)).then_some(name)
+}
+
+/// The bootstrap's word, which is the last.
+fn is_of_nobody(text: &str) -> bool {
+    text.contains("the bootstrap has no authority \"nowhere\"")
 }
 
 /// A74: every cluster of the routes is there, resolved or failed, and none else.
@@ -101,8 +106,12 @@ fn is_aggregate(cache: &Cache, name: &ClusterName) -> bool {
 }
 
 fn leaf_goes_on(old: &ResolvedCluster, new: &ResolvedCluster) {
+    let serves = |leaf: &ResolvedCluster| leaf.endpoints.endpoints().next().is_some();
+    if !names(&old.cluster).is_empty() && old.cluster.discovery == new.cluster.discovery && serves(old) {
+        assert!(serves(new), "a lookup that failed took the addresses of {:?}", new.cluster.name);
+    }
     let is_outage = new.note.as_ref().is_some_and(|note| note.contains(OUTAGE));
-    if is_outage && old.endpoints.name == new.endpoints.name && old.endpoints.endpoints().next().is_some() {
+    if is_outage && old.endpoints.name == new.endpoints.name && serves(old) {
         assert_eq!(old.endpoints, new.endpoints, "an outage changed {:?}", new.cluster.name);
     }
 }
@@ -132,6 +141,21 @@ pub(super) fn is_settled(subject: &Subject, value: Option<&Value>) {
     assert!(!waits, "{subject:?}: {value:?}");
 }
 
+/// The DNS names that a value is made of.
+pub(super) fn dns_names(value: &Value) -> BTreeSet<DnsName> {
+    let Value::Target(Target::Ready(snapshot)) = value else { return BTreeSet::new() };
+    let leaves = snapshot.clusters.values().filter_map(|config| config.state.as_ref().ok());
+    leaves.flat_map(|leaves| leaves.iter()).flat_map(|leaf| names(&leaf.cluster)).collect()
+}
+
+fn names(cluster: &Cluster) -> BTreeSet<DnsName> {
+    match &cluster.discovery {
+        Discovery::LogicalDns { name, .. } => BTreeSet::from([name.clone()]),
+        Discovery::StrictDns { assignment, .. } => assignment.endpoints().map(|it| it.addresses.clone()).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
 /// What a subject came to, without notes (their text tells history) and identities.
 pub(super) fn outcome(value: Option<&Value>) -> String {
     match value {
@@ -146,6 +170,9 @@ pub(super) fn outcome(value: Option<&Value>) -> String {
             format!("{:?} {:?} {clusters:?}", snapshot.http, snapshot.virtual_host)
         }
         Some(Value::Resource(Found::Usable { value, .. })) => format!("{value:?}"),
+        Some(Value::Target(Target::Failed(text)) | Value::Resource(Found::Failed(text))) if is_of_nobody(text) => {
+            text.to_string()
+        }
         other => panic!("all is well, and yet: {other:?}"),
     }
 }

@@ -1,15 +1,21 @@
-//! Seeded simulations: one client against models of one or two control planes, in thousands of interleavings of pushes,
-//! deletions, refused and withheld resources, answers out of order, cuts, changes of server, watches and clock steps.
+//! Seeded simulations: one client against models of one to three control planes and of DNS, in thousands of interleavings
+//! of pushes, deletions, refused and withheld resources, answers out of order, cuts, changes of server, watches, lookups
+//! that fail or come late, and clock steps.
 //!
 //! ```text
-//! seed ─► script ─► Run: Core ◄─► links ◄─► servers (SotW or delta, with or without istiod's manners) ─► checks
+//! seed ─► script ─► Run: Core ◄─► links ◄─► servers (SotW or delta, with or without istiod's manners) ─► checks, rest
+//!            │             └────► lookups (DNS)
 //!            └────── a failing script is made shorter, as long as it fails, and printed
 //! ```
+//!
+//! Names are plain or of two authorities (A47), which may share servers, each may be another's fallback (A71).
 //!
 //! `SIMULATIONS=20000` runs more of them, `SIMULATION_SEED=7` one alone. Real streams are NOT simulated: `tests/client`
 //! and the wire tests have them.
 
 mod checks;
+mod lookups;
+mod rest;
 mod run;
 mod script;
 mod servers;
@@ -22,19 +28,19 @@ use std::{
     env,
     panic::{self, AssertUnwindSafe},
 };
-use world::{NAMES, World};
+use world::{HOSTS, NAMES, Well};
 
-fn simulate(setting: Setting, script: &[Step], worlds: &[World; 2]) {
+fn simulate(setting: Setting, script: &[Step], well: &Well) {
     let mut run = Run::new(setting);
     script.iter().for_each(|step| run.happens(*step));
     run.come_to_rest(setting.reachable);
     // The same worlds, whole and good, for this client, for one that knows nothing of the past, and for one that
     // speaks the other variant.
-    run.all_is_well(worlds);
+    run.all_is_well(well);
     for setting in [setting, setting.in_the_other_variant()] {
         let mut fresh = Run::new(setting);
         run.subjects.values().for_each(|(subject, _)| fresh.watch(subject.clone()));
-        fresh.all_is_well(worlds);
+        fresh.all_is_well(well);
         assert_eq!(run.outcomes(), fresh.outcomes(), "two clients are told the same and differ");
     }
     let before = run.outcomes();
@@ -43,7 +49,7 @@ fn simulate(setting: Setting, script: &[Step], worlds: &[World; 2]) {
     run.ends_with_nothing();
 }
 
-fn drawn(seed: u64) -> (Setting, Vec<Step>, [World; 2]) {
+fn drawn(seed: u64) -> (Setting, Vec<Step>, Well) {
     let mut random = Rng::with_seed(seed);
     let setting = Setting::random(&mut random);
     let script = script::random(&mut random);
@@ -51,7 +57,8 @@ fn drawn(seed: u64) -> (Setting, Vec<Step>, [World; 2]) {
         let all = crate::resource::Kind::ALL.into_iter().flat_map(|kind| NAMES.map(|name| (kind, name)));
         all.map(|key| (key, script::good_number(&mut random))).collect()
     };
-    (setting, script, [world(), world()])
+    let worlds = [world(), world(), world()];
+    (setting, script, Well { worlds, dns: HOSTS.map(|host| (host, script::good_answer(&mut random))).into() })
 }
 
 /// What went wrong, if something did.
@@ -88,16 +95,16 @@ fn any_interleaving_keeps_what_is_good_and_ends_like_a_fresh_client() {
         None => 0..number("SIMULATIONS").unwrap_or(2000),
     };
     for seed in seeds {
-        let (setting, script, worlds) = drawn(seed);
-        if failure(|| simulate(setting, &script, &worlds)).is_some() {
+        let (setting, script, well) = drawn(seed);
+        if failure(|| simulate(setting, &script, &well)).is_some() {
             let hook = panic::take_hook();
             panic::set_hook(Box::new(|_| {}));
-            let fails = |script: &[Step]| failure(|| simulate(setting, script, &worlds)).is_some();
+            let fails = |script: &[Step]| failure(|| simulate(setting, script, &well)).is_some();
             let short = shortened(script, fails);
-            let cause = failure(|| simulate(setting, &short, &worlds)).unwrap_or_default();
+            let cause = failure(|| simulate(setting, &short, &well)).unwrap_or_default();
             panic::set_hook(hook);
             let steps: Vec<_> = short.iter().map(|step| format!("  {step:?}")).collect();
-            panic!("seed {seed}: {cause}\n{setting:#?}\n{}", steps.join("\n"));
+            panic!("seed {seed}: {cause}\n{setting:?}\n{}", steps.join("\n"));
         }
     }
 }

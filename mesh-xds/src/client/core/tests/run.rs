@@ -1,22 +1,26 @@
 //! A client, its control planes, what lies between them, and what must hold at every step.
+//!
+//! What must hold once nothing moves any more is `rest`'s. It does NOT choose what happens.
 
 use super::{
     checks,
+    lookups::Lookups,
     script::{Setting, Step},
     servers::Server,
-    world::{NAMES, World},
+    world::{AUTHORITIES, NAMES, World, spelled},
 };
 use crate::{
-    Bootstrap, InProcess, XdsServer,
+    Authority, Bootstrap, InProcess, XdsServer,
     ads::{Asks, Protocol, Request},
     assemble::{Subject, TargetId, Value},
     bootstrap::ServerId,
     cache::Cache,
     client::core::{Core, Input},
+    name::canonical,
     resource::{ByKind, Kind, Received},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -29,12 +33,13 @@ pub(super) struct Run {
     pub(super) setting: Setting,
     pub(super) core: Core,
     pub(super) caches: Vec<Cache>,
-    ids: Vec<ServerId>,
-    now: Instant,
+    pub(super) ids: Vec<ServerId>,
+    pub(super) now: Instant,
     next_id: u64,
     pub(super) subjects: BTreeMap<TargetId, (Subject, Option<Value>)>,
     pub(super) worlds: Vec<World>,
     pub(super) links: Vec<Option<Link>>,
+    pub(super) lookups: Lookups,
     /// Whether the task that dials a server has been started.
     dials: Vec<bool>,
 }
@@ -60,8 +65,13 @@ impl Run {
             let server = if manners.delta { server.delta() } else { server };
             if setting.fail_on_data_errors { server.feature("fail_on_data_errors") } else { server }
         };
-        let servers = setting.servers.iter().take(setting.count).map(server);
-        let builder = servers.fold(Bootstrap::builder().node_id("n"), |builder, server| builder.server(server));
+        let servers: Vec<XdsServer> = setting.servers.iter().map(server).collect();
+        let [top, named @ ..] = setting.lists;
+        let of = |list: &'static [usize]| list.iter().map(|server| servers[*server].clone());
+        let builder = of(top).fold(Bootstrap::builder().node_id("n"), |builder, server| builder.server(server));
+        let builder = AUTHORITIES.into_iter().zip(named).fold(builder, |builder, (name, list)| {
+            builder.authority(name, of(list).fold(Authority::default(), Authority::server))
+        });
         let bootstrap = builder.build().expect("a bootstrap with servers");
         let ids: Vec<_> = bootstrap.servers().map(|(id, _)| id).collect();
         let caches = bootstrap.servers().map(|(_, server)| Cache::new("n", &server.features));
@@ -74,6 +84,7 @@ impl Run {
             subjects: BTreeMap::new(),
             worlds: ids.iter().map(|_| World::new()).collect(),
             links: ids.iter().map(|_| None).collect(),
+            lookups: Lookups::default(),
             dials: ids.iter().map(|_| false).collect(),
             ids,
         }
@@ -96,7 +107,9 @@ impl Run {
                 }
             }
             Step::Watch { name } => {
-                self.watch(Subject::Target { listener: name.into(), authority: "any".into() });
+                // As the handles do.
+                let spelled = spelled(name, self.subjects.len());
+                self.watch(Subject::Target { listener: canonical(&spelled).into(), authority: "any".into() });
             }
             Step::WatchResource { kind, name } => self.watch(Subject::Resource(kind, name.into())),
             Step::Unwatch { nth } => drop(self.unwatch_nth(nth)),
@@ -112,10 +125,11 @@ impl Run {
             Step::Taken { server } => drop(self.taken(of(server))),
             Step::Read { server } => drop(self.read(of(server))),
             Step::Deliver { server, nth } => drop(self.deliver(of(server), nth)),
-            Step::Wait { seconds } => {
-                self.now += Duration::from_secs(seconds);
-                self.turn(Input::TimerFired);
-            }
+            Step::Dns { host, number } => drop(self.lookups.world.insert(host, number)),
+            Step::Resolve { nth } => drop(self.lookups.resolve(nth, self.now)),
+            Step::Hear => drop(self.hear()),
+            Step::EndpointFails { nth } => self.lookups.endpoint_fails(nth, self.now),
+            Step::Wait { seconds } => self.wait_until(self.now + Duration::from_secs(seconds)),
         }
     }
 
@@ -142,27 +156,29 @@ impl Run {
         self.turn(Input::Removed(id));
     }
 
-    fn tell(&mut self, server: usize, kind: Kind) {
+    pub(super) fn tell(&mut self, server: usize, kind: Kind) {
         if let Some(link) = &mut self.links[server] {
             link.server.tells(kind, &self.worlds[server]);
         }
     }
 
-    fn protocol(&self, server: usize) -> &Protocol {
+    pub(super) fn protocol(&self, server: usize) -> &Protocol {
         &self.core.protocols[server]
     }
 
     // === The wire ===
 
     /// Whether the server would be dialled now.
-    fn is_wanted(&self, server: usize) -> bool {
+    pub(super) fn is_wanted(&self, server: usize) -> bool {
         self.dials[server] && self.links[server].is_none() && self.core.wants_stream(self.ids[server])
     }
 
-    fn dial(&mut self, server: usize) {
+    pub(super) fn dial(&mut self, server: usize) {
         if self.is_wanted(server) {
+            let answers_for = |name: &&'static str| self.setting.servers_of(name).contains(&server);
+            let names = NAMES.into_iter().filter(answers_for).collect();
             self.links[server] = Some(Link {
-                server: Server::new(self.setting.servers[server]),
+                server: Server::new(self.setting.servers[server], names),
                 outbox: VecDeque::new(),
                 taken: VecDeque::new(),
                 inbox: VecDeque::new(),
@@ -170,23 +186,40 @@ impl Run {
                 answered: false,
             });
             self.turn(Input::Connected(self.ids[server]));
+        } else {
+            self.idle(server);
         }
     }
 
-    fn refuse(&mut self, server: usize) {
+    /// Nothing is subscribed there, so nobody dials.
+    fn idle(&mut self, server: usize) {
+        if self.dials[server] && self.links[server].is_none() && !self.core.wants_stream(self.ids[server]) {
+            self.turn(Input::Idle(self.ids[server]));
+        }
+    }
+
+    pub(super) fn wait_until(&mut self, then: Instant) {
+        self.now = then;
+        self.lookups.start(then);
+        self.turn(Input::TimerFired);
+    }
+
+    pub(super) fn refuse(&mut self, server: usize) {
         if self.is_wanted(server) {
             self.turn(Input::Disconnected { server: self.ids[server], cause: Some(OUTAGE.to_owned()) });
+        } else {
+            self.idle(server);
         }
     }
 
-    fn cut(&mut self, server: usize, flapping: bool) {
+    pub(super) fn cut(&mut self, server: usize, flapping: bool) {
         if let Some(link) = self.links[server].take() {
             let cause = (!link.answered || flapping).then(|| OUTAGE.to_owned());
             self.turn(Input::Disconnected { server: self.ids[server], cause });
         }
     }
 
-    fn take(&mut self, server: usize) -> bool {
+    pub(super) fn take(&mut self, server: usize) -> bool {
         let Some(link) = &mut self.links[server] else { return false };
         let Some(request) = link.outbox.pop_front() else { return false };
         link.taken.push_back((request.kind, request.serial));
@@ -194,7 +227,7 @@ impl Run {
         true
     }
 
-    fn taken(&mut self, server: usize) -> bool {
+    pub(super) fn taken(&mut self, server: usize) -> bool {
         let Some((kind, serial)) = self.links[server].as_mut().and_then(|link| link.taken.pop_front()) else {
             return false;
         };
@@ -202,14 +235,14 @@ impl Run {
         true
     }
 
-    fn read(&mut self, server: usize) -> bool {
+    pub(super) fn read(&mut self, server: usize) -> bool {
         let Some(link) = &mut self.links[server] else { return false };
         let Some(request) = link.inbox.pop_front() else { return false };
         link.server.hears(&request, &self.worlds[server]);
         true
     }
 
-    fn deliver(&mut self, server: usize, nth: usize) -> bool {
+    pub(super) fn deliver(&mut self, server: usize, nth: usize) -> bool {
         let id = self.ids[server];
         let Some(link) = &mut self.links[server] else { return false };
         let Some(response) = link.server.next(nth) else { return false };
@@ -229,16 +262,27 @@ impl Run {
         true
     }
 
+    /// The client hears of a lookup.
+    pub(super) fn hear(&mut self) -> bool {
+        let answered = self.lookups.next();
+        answered.is_some_and(|answered| {
+            self.turn(Input::Answered(answered));
+            true
+        })
+    }
+
     fn turn(&mut self, input: Input) {
         let values = self.core.turn(&mut self.caches, input, self.now);
+        self.lookups.told(self.core.take_names(), self.now);
         self.told(values);
         for (server, id) in self.ids.clone().into_iter().enumerate() {
             // As the driver does: a fallback that nothing needs any more is left.
             let wanted = self.core.wants_stream(id);
-            if !wanted && server > 0 && std::mem::take(&mut self.dials[server]) {
+            if !wanted && !self.setting.is_preferred(server) && std::mem::take(&mut self.dials[server]) {
                 self.links[server] = None;
                 for input in [Input::Disconnected { server: id, cause: None }, Input::Idle(id)] {
                     let values = self.core.turn(&mut self.caches, input, self.now);
+                    self.lookups.told(self.core.take_names(), self.now);
                     assert!(values.is_empty(), "nobody needs it: {values:?}");
                 }
             }
@@ -263,96 +307,6 @@ impl Run {
         for (server, cache) in self.caches.iter().enumerate() {
             for (kind, name) in self.protocol(server).timed() {
                 assert!(!cache.holds(kind, name), "a timer runs for {kind} {name:?}, which is held");
-            }
-        }
-    }
-
-    // === The end ===
-
-    /// Everything arrives, and the timers of what does not exist fire.
-    pub(super) fn come_to_rest(&mut self, reachable: [bool; 2]) {
-        // Long enough for any chain of timers; who needs more goes round in circles.
-        for _ in 0..100 {
-            for (server, reachable) in reachable.into_iter().enumerate().take(self.ids.len()) {
-                if reachable {
-                    self.dial(server);
-                } else {
-                    self.cut(server, true);
-                    self.refuse(server);
-                }
-            }
-            let mut steps = 0;
-            while (0..self.ids.len())
-                .any(|server| self.take(server) || self.taken(server) || self.read(server) || self.deliver(server, 0))
-            {
-                steps += 1;
-                assert!(steps < 10_000, "client and server talk for ever");
-            }
-            let is_wanted = (0..self.ids.len()).any(|server| reachable[server] && self.is_wanted(server));
-            match self.core.next_deadline() {
-                Some(deadline) => {
-                    self.now = deadline;
-                    self.turn(Input::TimerFired);
-                }
-                None if is_wanted => {}
-                None => return self.is_at_rest(reachable),
-            }
-        }
-        panic!("no rest");
-    }
-
-    fn is_at_rest(&self, reachable: [bool; 2]) {
-        for (server, link) in self.links.iter().enumerate() {
-            let Some(link) = link else { continue };
-            assert!(reachable[server]);
-            assert_eq!(link.server.unanswered, BTreeSet::new(), "every response is answered");
-            for kind in Kind::ALL {
-                let names = self.protocol(server).subscribed(kind);
-                assert_eq!(link.server.names(kind), names, "no name is lost: {kind} at server {server}");
-                for name in names {
-                    checks::is_delivered(&self.caches[server], &self.worlds[server], kind, &name);
-                }
-            }
-        }
-        for (subject, value) in self.subjects.values() {
-            checks::is_settled(subject, value.as_ref());
-        }
-    }
-
-    /// Both control planes have this, whole and good.
-    pub(super) fn all_is_well(&mut self, worlds: &[World]) {
-        for (server, world) in worlds.iter().enumerate().take(self.ids.len()) {
-            self.worlds[server].clone_from(world);
-            for kind in Kind::ALL {
-                self.tell(server, kind);
-            }
-        }
-        self.come_to_rest([true; 2]);
-    }
-
-    /// Everybody is away, and back, and nothing has changed.
-    pub(super) fn an_outage_passes(&mut self) {
-        self.come_to_rest([false; 2]);
-        self.come_to_rest([true; 2]);
-    }
-
-    /// What every subject came to.
-    pub(super) fn outcomes(&self) -> BTreeMap<String, String> {
-        let outcome =
-            |(subject, value): &(Subject, Option<Value>)| (format!("{subject:?}"), checks::outcome(value.as_ref()));
-        self.subjects.values().map(outcome).collect()
-    }
-
-    /// When nobody watches, nothing but lingering names is left.
-    pub(super) fn ends_with_nothing(&mut self) {
-        let all: Vec<_> = self.subjects.keys().copied().collect();
-        all.into_iter().for_each(|id| self.unwatch(id));
-        for kind in Kind::ALL {
-            for server in 0..self.ids.len() {
-                let left = self.protocol(server).subscribed(kind);
-                assert!(left.len() <= usize::from(server == 0 && kind.is_full_state()), "server {server}: {left:?}");
-                let held = NAMES.iter().filter(|name| self.caches[server].holds(kind, name)).count();
-                assert!(held <= left.len(), "server {server}: {kind} is held by nobody");
             }
         }
     }

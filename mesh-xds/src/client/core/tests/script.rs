@@ -2,11 +2,11 @@
 //!
 //! A step that is impossible when its turn comes (nothing to deliver, nobody to unwatch) does nothing. It does NOT run.
 
-use super::world::{ERROR, NAMES};
+use super::world::{AUTHORITIES, ERROR, HOSTS, NAMES};
 use crate::resource::Kind;
 use fastrand::Rng;
 
-/// `server` counts from 0, the preferred one.
+/// `server` counts from 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Step {
     // === The control planes ===
@@ -69,21 +69,59 @@ pub(super) enum Step {
         server: usize,
         nth: usize,
     },
+    // === DNS ===
+    /// It says something else to whoever asks from now on.
+    Dns {
+        host: &'static str,
+        number: u32,
+    },
+    /// The `nth` lookup that is under way is done.
+    Resolve {
+        nth: usize,
+    },
+    /// The client hears of the oldest one that is done.
+    Hear,
+    /// An endpoint behind the `nth` name fails.
+    EndpointFails {
+        nth: usize,
+    },
     // === Time ===
     Wait {
         seconds: u64,
     },
 }
 
-/// How the two control planes and the client are.
+/// How the control planes, DNS and the client are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
-    pub(super) servers: [Manners; 2],
-    /// How many of them the bootstrap has.
-    pub(super) count: usize,
+    pub(super) servers: [Manners; 3],
+    /// One of [`BOOTSTRAPS`].
+    pub(super) lists: [&'static [usize]; 3],
     pub(super) fail_on_data_errors: bool,
-    /// Which of them can be reached once the script is over.
-    pub(super) reachable: [bool; 2],
+    /// Who can be reached once the script is over.
+    pub(super) reachable: Reachable,
+}
+
+/// Who answers for plain names, and for those of each of [`AUTHORITIES`]: servers, the preferred one first, in the order
+/// in which the client numbers them. An authority without any has those of plain names.
+const BOOTSTRAPS: [[&[usize]; 3]; 7] = [
+    [&[0], &[], &[]],
+    [&[0, 1], &[], &[]],
+    // Each its own, or one that has another authority, too.
+    [&[0], &[1], &[0]],
+    [&[0], &[1], &[2]],
+    // Each is the other's fallback.
+    [&[0, 1], &[1, 0], &[2]],
+    // They share one.
+    [&[0, 1], &[2, 1], &[]],
+    [&[0, 1, 2], &[1], &[2, 0]],
+];
+
+/// Who can be reached.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Reachable {
+    pub(super) servers: [bool; 3],
+    pub(super) dns: bool,
 }
 
 /// How a control plane talks.
@@ -101,11 +139,31 @@ impl Setting {
         let manners =
             |random: &mut Rng| Manners { delta: random.bool(), istiod: random.bool(), says_absent: random.bool() };
         Self {
-            servers: [manners(random), manners(random)],
-            count: random.usize(1..=2),
+            servers: [manners(random), manners(random), manners(random)],
+            lists: BOOTSTRAPS[random.usize(..BOOTSTRAPS.len())],
             fail_on_data_errors: random.u8(..4) == 0,
-            reachable: [random.bool(), random.bool()],
+            reachable: Reachable { servers: [random.bool(), random.bool(), random.bool()], dns: random.bool() },
         }
+    }
+
+    /// Who answers for a name, the preferred one first.
+    pub(super) fn servers_of(self, name: &str) -> &'static [usize] {
+        let authority = name.strip_prefix("xdstp://").and_then(|rest| rest.split('/').next());
+        let own = match authority {
+            None => Some(self.lists[0]),
+            Some(authority) => {
+                AUTHORITIES.iter().position(|known| *known == authority).map(|index| self.lists[index + 1])
+            }
+        };
+        own.map(|list| if list.is_empty() { self.lists[0] } else { list }).unwrap_or_default()
+    }
+
+    pub(super) fn is_preferred(self, server: usize) -> bool {
+        self.lists.into_iter().any(|list| list.first() == Some(&server))
+    }
+
+    pub(super) fn has_fallback(self) -> bool {
+        self.lists.into_iter().any(|list| list.len() > 1)
     }
 
     /// The same control planes, speaking the other variant.
@@ -115,16 +173,25 @@ impl Setting {
     }
 }
 
-pub(super) fn random(random: &mut Rng) -> Vec<Step> {
-    (0..random.usize(20..250)).map(|_| step(random)).collect()
+impl Reachable {
+    pub(super) const ALL: Self = Self { servers: [true; 3], dns: true };
+    pub(super) const NOBODY: Self = Self { servers: [false; 3], dns: false };
 }
 
-fn step(random: &mut Rng) -> Step {
+pub(super) fn random(random: &mut Rng) -> Vec<Step> {
+    // Some of the names, so that much happens to each.
+    let mut names = NAMES;
+    random.shuffle(&mut names);
+    let names = &names[..random.usize(3..=names.len())];
+    (0..random.usize(20..300)).map(|_| step(names, random)).collect()
+}
+
+fn step(names: &[&'static str], random: &mut Rng) -> Step {
     let kind = Kind::ALL[random.usize(..4)];
-    let name = NAMES[random.usize(..NAMES.len())];
-    // The preferred one more often.
-    let server = usize::from(random.u8(..3) == 0);
-    match random.u8(..60) {
+    let name = names[random.usize(..names.len())];
+    // The first one more often.
+    let server = [0, 0, 1, 2][random.usize(..4)];
+    match random.u8(..72) {
         0..=7 => Step::Push { server, kind, name, number: number(random) },
         8..=10 => Step::Lose { server, kind, name, tell: random.bool() },
         11..=13 => Step::Watch { name },
@@ -138,6 +205,10 @@ fn step(random: &mut Rng) -> Step {
         26..=34 => Step::Take { server },
         35..=40 => Step::Taken { server },
         41..=49 => Step::Read { server },
+        50 | 51 => Step::Dns { host: HOSTS[random.usize(..HOSTS.len())], number: random.u32(..40) },
+        52..=54 => Step::Resolve { nth: random.usize(..4) },
+        55..=57 => Step::Hear,
+        58 => Step::EndpointFails { nth: random.usize(..4) },
         _ => Step::Deliver { server, nth: random.usize(..4) },
     }
 }
@@ -147,11 +218,16 @@ fn number(random: &mut Rng) -> u32 {
     match random.u8(..12) {
         0 => ERROR + [5, 7, 14][random.usize(..3)],
         1 | 2 => random.u32(..16) * 2 + 1,
-        _ => random.u32(..16) * 2,
+        _ => good_number(random),
     }
 }
 
 /// A resource that is good.
 pub(super) fn good_number(random: &mut Rng) -> u32 {
-    random.u32(..16) * 2
+    random.u32(..64) * 2
+}
+
+/// What DNS says when it has an address.
+pub(super) fn good_answer(random: &mut Rng) -> u32 {
+    random.u32(..10) * 4 + random.u32(1..4)
 }

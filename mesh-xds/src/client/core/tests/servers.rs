@@ -1,13 +1,14 @@
-//! Two small control planes, one per variant of the protocol, written from its rules and not from our client.
+//! Small control planes, one per variant of the protocol, written from its rules and not from our client.
 //!
 //! They assert what a client must never do. What lies between them and the client is `run`'s.
 
 use super::{
     script::Manners,
-    world::{ERROR, NAMES, World, resource},
+    world::{ERROR, World, resource, spelled},
 };
 use crate::{
     ads::{Asks, Request, Response},
+    name::canonical_string,
     resource::{ByKind, Kind, Received, ReportedError},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,8 @@ type Numbers = BTreeMap<&'static str, u32>;
 #[derive(Debug)]
 pub(super) struct Server {
     manners: Manners,
+    /// What it may be asked for: those of its authorities.
+    names: Vec<&'static str>,
     saw_node: bool,
     types: ByKind<Subscription>,
     nonces: u32,
@@ -44,9 +47,10 @@ struct Subscription {
 }
 
 impl Server {
-    pub(super) fn new(manners: Manners) -> Self {
+    pub(super) fn new(manners: Manners, names: Vec<&'static str>) -> Self {
         Self {
             manners,
+            names,
             saw_node: false,
             types: ByKind::default(),
             nonces: 0,
@@ -70,17 +74,18 @@ impl Server {
         match &request.asks {
             Asks::All { names, .. } => {
                 assert!(!self.manners.delta, "the variant of the bootstrap");
-                self.hears_all(request, known(names.iter().map(|name| &**name)), world);
+                let names = self.known(names.iter().map(|name| &**name));
+                self.hears_all(request, names, world);
             }
             Asks::Change { subscribe, unsubscribe, held } => {
                 assert!(self.manners.delta, "the variant of the bootstrap");
                 assert!(request.nonce.is_empty() || is_answer, "a nonce is said once: {request:?}");
                 let held = held.iter().map(|(name, version)| {
-                    let name = known([&**name]).pop_first().expect("one of ours");
+                    let name = self.known([&**name]).pop_first().expect("one of ours");
                     (name, version.parse().expect("one of ours"))
                 });
                 let [subscribe, unsubscribe] =
-                    [subscribe, unsubscribe].map(|names| known(names.iter().map(|name| &**name)));
+                    [subscribe, unsubscribe].map(|names| self.known(names.iter().map(|name| &**name)));
                 self.hears_change(request, subscribe, unsubscribe, held.collect(), world);
             }
         }
@@ -95,7 +100,7 @@ impl Server {
         let subscription = self.types.of(kind);
         let told = |name: &&'static str| subscription.wildcard || subscription.names.contains(name);
         let is_due = |name: &&'static str| world.get(&(kind, *name)) != subscription.told.get(*name);
-        let due: BTreeSet<_> = NAMES.into_iter().filter(told).filter(is_due).collect();
+        let due: BTreeSet<_> = self.names.iter().copied().filter(told).filter(is_due).collect();
         if self.manners.istiod {
             // A removal ends the subscription, too.
             subscription.names.retain(|name| !due.contains(name) || world.contains_key(&(kind, *name)));
@@ -201,14 +206,17 @@ impl Server {
         let nonce = self.nonces.to_string();
         self.unanswered.insert(nonce.clone());
         let (mut resources, mut errors) = (Vec::new(), Vec::new());
+        // Nobody has to write a name as the client does; `decode` and `messages` see to that.
+        let how = self.nonces as usize;
+        let arrives = |name: &str| canonical_string(spelled(name, how));
         for (name, number) in numbers {
             if number >= ERROR {
                 let code = i32::try_from(number - ERROR).expect("a code");
-                errors.push(ReportedError { name: name.to_owned(), code, message: "reported".to_owned() });
+                errors.push(ReportedError { name: arrives(name), code, message: "reported".to_owned() });
                 continue;
             }
             resources.push(Received {
-                name: Some(name.to_owned()),
+                name: Some(arrives(name)),
                 value: resource(kind, name, number),
                 version: self.manners.delta.then(|| number.to_string().into()),
                 ignored: Vec::new(),
@@ -216,6 +224,7 @@ impl Server {
             });
         }
         let version = if self.manners.istiod { self.pushes.to_string() } else { "constant".to_owned() };
+        let removed = removed.iter().map(|name| arrives(name)).collect();
         let response =
             Response { kind, version: version.into(), nonce: nonce.as_str().into(), resources, removed, errors };
         self.responses.push(response);
@@ -229,10 +238,11 @@ impl Server {
         let index = self.responses.iter().position(|response| response.kind == kind)?;
         Some(self.responses.remove(index))
     }
-}
 
-/// The same names, of ours.
-fn known<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'static str> {
-    let find = |name| *NAMES.iter().find(|known| **known == name).expect("one of ours");
-    names.into_iter().map(find).collect()
+    /// The same names, of ours.
+    fn known<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'static str> {
+        let find = |name: &str| self.names.iter().find(|known| **known == name).copied();
+        let expect = |name| find(name).unwrap_or_else(|| panic!("others answer for {name:?}"));
+        names.into_iter().map(expect).collect()
+    }
 }
