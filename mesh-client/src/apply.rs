@@ -1,7 +1,7 @@
 //! A snapshot becomes running parts, make-before-break.
 //!
 //! ```text
-//!  1 clusters: created, updated (by name; shared with the other channels of the mesh)
+//!  1 clusters that changed: created, updated (by name; shared with the other channels of the mesh)
 //!  2 every worker that runs has published the new configuration
 //!  3 the routing table is built, from the compiled matcher of before if the virtual host did not change
 //!  4 one pointer is stored: the new world begins. Clusters that only the old table held end with it.
@@ -18,10 +18,9 @@ use crate::{
     route::{RouteMatcher, WeightedChoice},
 };
 use mesh_xds::{
-    Limiter, Snapshot, Target, TargetWatch,
+    ClusterMap, Limiter, Snapshot, Target, TargetWatch,
     resource::{ClusterName, ClusterSpecifier, RouteAction, VirtualHost},
 };
-use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -42,7 +41,7 @@ pub(crate) enum Table {
 #[derive(Debug)]
 pub(crate) struct RoutingTable {
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) clusters: FxHashMap<ClusterName, Arc<Cluster>>,
+    pub(crate) clusters: ClusterMap<Arc<Cluster>>,
     /// `None` when no virtual host serves the target.
     pub(crate) host: Option<Arc<CompiledHost>>,
 }
@@ -111,53 +110,72 @@ async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters) {
         Table::Ready(table) => Some(table),
         _ => None,
     };
-    let generation = snapshot.generation;
-    let mut running = FxHashMap::with_capacity_and_hasher(snapshot.clusters.len(), Default::default());
-    let mut changed = Vec::new();
-    for (name, config) in &snapshot.clusters {
-        let update = Update { generation, config: Arc::clone(config) };
-        let held = before.and_then(|table| Some((table.snapshot.clusters.get(name)?, table.clusters.get(name)?)));
-        // A cluster of that name from another server is another cluster (A71).
-        let held = held.filter(|(before, _)| before.server == config.server);
-        let cluster = match held {
-            Some((_, cluster)) => Arc::clone(cluster),
-            None => registry.obtain(&update),
-        };
-        let same = held.is_some_and(|(before, _)| Arc::ptr_eq(before, config));
-        if !same {
-            cluster.update(update);
-            // Its dials start before the routes point at it, not at the first call; unless there was no call at all.
-            shared.warm(&cluster);
-            changed.push(Arc::clone(&cluster));
-        }
-        running.insert(name.clone(), cluster);
-    }
-    for cluster in changed {
+    let Running { clusters, updated, same } = clusters_of(&snapshot, before, shared, registry);
+    for cluster in updated {
         cluster.applied().await;
     }
     let host = snapshot.virtual_host.as_ref().map(|source| {
-        let kept = before.filter(|table| same_parts(table, &snapshot, &running)).and_then(|table| table.host.as_ref());
-        match kept {
+        // A compiled host holds limits and clusters.
+        let means_the_same = |table: &&RoutingTable| {
+            same && table.snapshot.http.max_stream_duration == snapshot.http.max_stream_duration
+        };
+        match before.filter(means_the_same).and_then(|table| table.host.as_ref()) {
             Some(host) if Arc::ptr_eq(&host.source, source) => Arc::clone(host),
-            _ => Arc::new(compile(source, &snapshot, &running, before)),
+            _ => Arc::new(compile(source, &snapshot, &clusters, before)),
         }
     });
-    shared.publish(Table::Ready(RoutingTable { snapshot, clusters: running, host }));
+    shared.publish(Table::Ready(RoutingTable { snapshot, clusters, host }));
 }
 
-/// Whether a compiled host of `before` still means the same: it holds limits and clusters.
-fn same_parts(before: &RoutingTable, snapshot: &Snapshot, running: &FxHashMap<ClusterName, Arc<Cluster>>) -> bool {
-    before.snapshot.http.max_stream_duration == snapshot.http.max_stream_duration
-        && before.clusters.len() == running.len()
-        && running
-            .iter()
-            .all(|(name, cluster)| before.clusters.get(name).is_some_and(|before| Arc::ptr_eq(before, cluster)))
+/// What a snapshot's clusters come to.
+struct Running {
+    clusters: ClusterMap<Arc<Cluster>>,
+    /// Those with news.
+    updated: Vec<Arc<Cluster>>,
+    /// Whether they are the clusters of before, each of them.
+    same: bool,
+}
+
+/// Creates and updates clusters. One that did not change is not even looked at.
+fn clusters_of(snapshot: &Snapshot, before: Option<&RoutingTable>, shared: &Shared, registry: &Clusters) -> Running {
+    let nothing = ClusterMap::default();
+    let (held, clusters) = match before {
+        Some(table) => (&table.snapshot.clusters, table.clusters.clone()),
+        None => (&nothing, ClusterMap::default()),
+    };
+    let mut running = Running { clusters, updated: Vec::new(), same: true };
+    for (name, held, config) in snapshot.clusters.changes_since(held) {
+        if held.is_some_and(|held| Arc::ptr_eq(held, config)) {
+            continue;
+        }
+        let update = Update { generation: snapshot.generation, config: Arc::clone(config) };
+        // A cluster of that name from another server is another cluster (A71).
+        let same_server = held.is_some_and(|held| held.server == config.server);
+        let cluster = match running.clusters.get(name).filter(|_| same_server) {
+            Some(cluster) => Arc::clone(cluster),
+            None => {
+                let cluster = registry.obtain(&update);
+                running.clusters.insert(name.clone(), Arc::clone(&cluster));
+                running.same = false;
+                cluster
+            }
+        };
+        cluster.update(update);
+        // Its dials start before the routes point at it, not at the first call; unless there was no call at all.
+        shared.warm(&cluster);
+        running.updated.push(cluster);
+    }
+    for (name, ..) in held.changes_since(&snapshot.clusters).filter(|(_, new, _)| new.is_none()) {
+        running.clusters.remove(name);
+        running.same = false;
+    }
+    running
 }
 
 fn compile(
     source: &Arc<VirtualHost>,
     snapshot: &Snapshot,
-    clusters: &FxHashMap<ClusterName, Arc<Cluster>>,
+    clusters: &ClusterMap<Arc<Cluster>>,
     before: Option<&RoutingTable>,
 ) -> CompiledHost {
     let hcm_limit = snapshot.http.max_stream_duration;
@@ -182,7 +200,7 @@ fn compile(
     }
 }
 
-fn destination(specifier: &ClusterSpecifier, clusters: &FxHashMap<ClusterName, Arc<Cluster>>) -> Option<Destination> {
+fn destination(specifier: &ClusterSpecifier, clusters: &ClusterMap<Arc<Cluster>>) -> Option<Destination> {
     let running = |name: &ClusterName| clusters.get(name).map(Arc::clone);
     match specifier {
         ClusterSpecifier::Cluster(name) => running(name).map(Destination::One),

@@ -12,6 +12,7 @@ mod assemble;
 mod bootstrap;
 mod cache;
 mod client;
+mod cluster_map;
 #[cfg(feature = "control-plane")]
 pub mod control_plane;
 mod csds;
@@ -29,6 +30,7 @@ mod tls;
 
 pub use bootstrap::{Authority, Bootstrap, BootstrapBuilder, BootstrapError, ServerAddress, ServerId, XdsServer};
 pub use client::{Closed, NameFailures, ResourceUpdate, ResourceWatch, TargetName, TargetWatch, XdsClient};
+pub use cluster_map::ClusterMap;
 pub use csds::CsdsService;
 pub use dns::{Lookup, Resolve, Resolved};
 pub use in_process::InProcess;

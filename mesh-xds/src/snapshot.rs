@@ -1,11 +1,11 @@
 //! What the data plane gets: one target's complete, consistent configuration (A74).
 //!
 //! Values that did not change keep their `Arc` from one snapshot to the next, so a reader compares with
-//! `Arc::ptr_eq` and does no work for what stayed. A snapshot does NOT say how to run anything.
+//! `Arc::ptr_eq` and does no work for what stayed; [`ClusterMap::changes_since`] says which clusters are worth comparing.
+//! A snapshot does NOT say how to run anything.
 
-use crate::ServerId;
 use crate::resource::{Cluster, ClusterLoadAssignment, ClusterName, HttpConnectionManager, RouteConfig, VirtualHost};
-use rustc_hash::FxHashMap;
+use crate::{ClusterMap, ServerId};
 use std::{
     fmt,
     sync::{
@@ -29,7 +29,7 @@ pub struct Snapshot {
     /// The virtual host that serves the target; `None` when no domain matches: calls fail UNAVAILABLE.
     pub virtual_host: Option<Arc<VirtualHost>>,
     /// Every cluster that the virtual host refers to, resolved or failed.
-    pub clusters: FxHashMap<ClusterName, Arc<ClusterConfig>>,
+    pub clusters: ClusterMap<Arc<ClusterConfig>>,
 }
 
 impl Snapshot {

@@ -11,6 +11,7 @@
 
 use super::Node;
 use crate::{
+    ClusterMap,
     cache::{Lookup, Sources},
     resource::{
         ClusterName, HttpConnectionManager, Kind, Listener, ListenerKind, Resource, RouteAction, RouteConfig,
@@ -300,13 +301,15 @@ impl TargetState {
         }
         let plan = Arc::clone(&serving.plan);
         let mut clusters = serving.snapshot.clusters.clone();
-        clusters.extend(newer);
+        for (name, config) in newer {
+            clusters.insert(name, config);
+        }
         let snapshot = Arc::new(self.snapshot(&plan, clusters));
         self.serving = Some(Serving { plan, snapshot: Arc::clone(&snapshot) });
         Some(Target::Ready(snapshot))
     }
 
-    fn snapshot(&self, plan: &Plan, clusters: FxHashMap<ClusterName, Arc<ClusterConfig>>) -> Snapshot {
+    fn snapshot(&self, plan: &Plan, clusters: ClusterMap<Arc<ClusterConfig>>) -> Snapshot {
         Snapshot {
             generation: Snapshot::next_generation(),
             listener_name: Arc::clone(&self.listener),

@@ -76,7 +76,7 @@ fn is_complete(snapshot: &Snapshot) {
 
 /// "No outage of any length disturbs traffic that is already configured."
 fn clusters_go_on(old: &Snapshot, new: &Snapshot, setting: Setting, caches: &[Cache]) {
-    for (name, config) in &new.clusters {
+    for (name, config) in new.clusters.iter() {
         let before = old.clusters.get(name).filter(|before| before.server == config.server);
         match (before.map(|before| &before.state), &config.state) {
             (Some(Ok(_)), Err(error)) => {
