@@ -38,6 +38,7 @@ mod load;
 mod load_reports;
 mod mesh;
 mod no_call_lost;
+mod oracle;
 mod our_client;
 mod our_client_among_peers;
 mod peers_without_us;
