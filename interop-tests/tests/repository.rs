@@ -171,3 +171,12 @@ fn programs_that_the_documents_run_exist() {
         }
     }
 }
+
+#[test]
+fn a_control_plane_of_ones_own_takes_at_most_fifty_lines() {
+    let program = read("examples/src/bin/own_control_plane.rs");
+    // Lines as rustfmt makes them, imports included.
+    let code = program.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    let count = code.count();
+    assert!(count <= 50, "{count} lines of code");
+}

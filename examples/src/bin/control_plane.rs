@@ -8,10 +8,7 @@
 //! A line replaces a service's addresses; without addresses, the service goes. It does NOT keep anything on disk: see
 //! `ControlPlane::watch_dir` for that.
 
-use mesh_xds::control_plane::{
-    ControlPlane, Event, EventReceiver, Resources, Verdict,
-    resources::{cluster_eds, endpoints, listener, route_config, virtual_host},
-};
+use mesh_xds::control_plane::{ControlPlane, Event, EventReceiver, Resources, Verdict};
 use std::{collections::BTreeMap, env, error::Error, net::SocketAddr};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
@@ -35,13 +32,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Err(error) => eprintln!("{line}: {error}"),
         }
         // Everything, each time: what did not change is not sent again.
-        control_plane.set(services.iter().fold(Resources::default(), |resources, (name, addresses)| {
-            resources
-                .with(listener(name, name))
-                .with(route_config(name, vec![virtual_host("*", name)]))
-                .with(cluster_eds(name))
-                .with(endpoints(name, addresses))
-        }))?;
+        control_plane.set(
+            services
+                .iter()
+                .fold(Resources::default(), |resources, (name, addresses)| resources.with_service(name, addresses)),
+        )?;
     }
     // The input is over; clients may stay.
     Ok(tokio::signal::ctrl_c().await?)

@@ -9,18 +9,12 @@
 //! for the nodes of one cluster (`node.cluster` of their bootstraps), or, with `*`, for all that have no line of their
 //! own. Clients choose between SotW and delta. It does NOT keep anything: see `ControlPlane::watch_dir` for files.
 
-use mesh_xds::control_plane::{
-    ControlPlane, Inconsistent, Resources,
-    resources::{cluster_eds, endpoints, listener_inline, route_config, virtual_host},
-};
+use mesh_xds::control_plane::{ControlPlane, Inconsistent, Resources};
 use std::{collections::BTreeMap, env, error::Error, net::SocketAddr};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader, stdin},
-    sync::watch,
-};
+use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
-/// Services with their addresses, by group of nodes.
-type World = BTreeMap<String, BTreeMap<String, Vec<SocketAddr>>>;
+/// Services with their addresses.
+type Services = BTreeMap<String, Vec<SocketAddr>>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -31,21 +25,33 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let node = r#"{"id": "example", "cluster": "stable"}"#;
     println!(r#"GRPC_XDS_BOOTSTRAP_CONFIG={{"xds_servers": [{server}], "node": {node}}}"#);
 
-    let mut truth = follow_truth();
-    while truth.changed().await.is_ok() {
-        let world = truth.borrow_and_update().clone();
-        serve(&control_plane, &world)?;
-        println!("served to {} streams", control_plane.open_streams());
+    let mut groups = BTreeMap::new();
+    let mut truth = BufReader::new(stdin()).lines();
+    while let Some(line) = truth.next_line().await? {
+        match learn(&mut groups, &line) {
+            Ok(()) => serve(&control_plane, &groups)?,
+            Err(error) => eprintln!("{line}: {error}"),
+        }
     }
     // The source is gone; what it said last stays served.
     Ok(tokio::signal::ctrl_c().await?)
 }
 
+/// Reads what has become of one service: here, a line of `GROUP SERVICE ADDRESS...`.
+fn learn(groups: &mut BTreeMap<String, Services>, line: &str) -> Result<(), Box<dyn Error>> {
+    let mut words = line.split_whitespace();
+    let group = words.next().ok_or("no group")?;
+    let service = words.next().ok_or("no service")?;
+    let addresses = words.map(str::parse).collect::<Result<_, _>>()?;
+    groups.entry(group.to_owned()).or_default().insert(service.to_owned(), addresses);
+    Ok(())
+}
+
 /// Everything, each time: equal content has equal versions, so that only what changed is sent.
-fn serve(control_plane: &ControlPlane, world: &World) -> Result<(), Inconsistent> {
-    let common = world.get("*").cloned().unwrap_or_default();
+fn serve(control_plane: &ControlPlane, groups: &BTreeMap<String, Services>) -> Result<(), Inconsistent> {
+    let common = groups.get("*").cloned().unwrap_or_default();
     control_plane.set(resources(&common))?;
-    for (group, own) in world.iter().filter(|(group, _)| *group != "*") {
+    for (group, own) in groups.iter().filter(|(group, _)| *group != "*") {
         let mut services = common.clone();
         services.extend(own.clone());
         control_plane.set_for(group, resources(&services))?;
@@ -53,31 +59,6 @@ fn serve(control_plane: &ControlPlane, world: &World) -> Result<(), Inconsistent
     Ok(())
 }
 
-fn resources(services: &BTreeMap<String, Vec<SocketAddr>>) -> Resources {
-    services.iter().fold(Resources::default(), |resources, (name, addresses)| {
-        resources
-            .with(listener_inline(name, route_config(name, vec![virtual_host("*", name)])))
-            .with(cluster_eds(name))
-            .with(endpoints(name, addresses))
-    })
-}
-
-/// Watches the source of truth: here, lines of `GROUP SERVICE ADDRESS...`.
-fn follow_truth() -> watch::Receiver<World> {
-    // Latest wins: whoever serves wants to know how things are.
-    let (world, truth) = watch::channel(World::new());
-    tokio::spawn(async move {
-        let mut lines = BufReader::new(stdin()).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            let mut words = line.split_whitespace();
-            let (Some(group), Some(service)) = (words.next(), words.next()) else { continue };
-            match words.map(str::parse).collect::<Result<Vec<_>, _>>() {
-                Ok(addresses) => world.send_modify(|world| {
-                    world.entry(group.to_owned()).or_default().insert(service.to_owned(), addresses);
-                }),
-                Err(error) => eprintln!("{line}: {error}"),
-            }
-        }
-    });
-    truth
+fn resources(services: &Services) -> Resources {
+    services.iter().fold(Resources::default(), |all, (name, addresses)| all.with_service(name, addresses))
 }

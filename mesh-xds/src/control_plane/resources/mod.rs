@@ -37,7 +37,7 @@ use crate::name::canonical;
 use bytes::Bytes;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// The resources of one snapshot, by type URL and name.
 ///
@@ -68,6 +68,23 @@ impl Resources {
     pub fn with<M: Message + Name>(mut self, resource: M) -> Self {
         self.insert(resource);
         self
+    }
+
+    /// Adds a service, as most are: a client listener of this name that sends everything to an EDS cluster of this name
+    /// with these endpoints.
+    ///
+    /// ```
+    /// # use mesh_xds::control_plane::Resources;
+    /// let resources = Resources::default().with_service("greeter:80", &["127.0.0.1:5000".parse()?]);
+    /// assert_eq!(resources.len(), 3);
+    /// assert_eq!(resources.check(), Ok(()));
+    /// # Ok::<_, std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    pub fn with_service(self, name: &str, addresses: &[SocketAddr]) -> Self {
+        self.with(listener_inline(name, route_config(name, vec![virtual_host("*", name)])))
+            .with(cluster_eds(name))
+            .with(endpoints(name, addresses))
     }
 
     /// Adds a resource, or replaces the one of the same type and name.
