@@ -1,4 +1,5 @@
-//! Envoy as an xDS client: it gets its listeners, routes, clusters and endpoints over one ADS stream.
+//! Envoy as an xDS client: it gets its listeners, routes, clusters and endpoints over one ADS stream, and
+//! it reports its load (LRS) to the same server.
 //!
 //! It does NOT contain resources; the control plane under test has them.
 
@@ -46,6 +47,14 @@ fn bootstrap(node: &str, dialect: Dialect, control_plane: SocketAddr) -> serde_j
     });
     json!({
         "node": { "id": node, "cluster": "wire-tests" },
+        // Whoever serves ADS hears of the load, too.
+        "cluster_manager": {
+            "load_stats_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{ "envoy_grpc": { "cluster_name": "ads" } }],
+            },
+        },
         "dynamic_resources": {
             "ads_config": {
                 "api_type": api_type,

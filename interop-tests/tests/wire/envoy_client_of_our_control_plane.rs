@@ -1,4 +1,4 @@
-//! Envoy 1.40 follows our control plane, in front of our backends.
+//! Envoy 1.40 follows our control plane and reports its load to it, in front of our backends.
 //!
 //! It is the strictest reader of xDS there is and subscribes as no gRPC client does: wildcards for listeners and
 //! clusters. It does NOT use our client; a plain tonic channel calls through it.
@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::{
         core::v3::{
             Address, Http2ProtocolOptions, SocketAddress, address::Address as AddressOf, socket_address::PortSpecifier,
         },
+        endpoint::v3::ClusterStats,
         listener::v3::{Filter, FilterChain, Listener, filter::ConfigType},
     },
     extensions::{
@@ -30,17 +31,21 @@ use envoy_types::pb::envoy::{
 };
 use interop_tests::{
     peers::{Envoy, listening},
-    proto::testing::{SimpleRequest, test_service_client::TestServiceClient},
+    proto::testing::{Empty, SimpleRequest, test_service_client::TestServiceClient},
 };
 use mesh_xds::control_plane::{
-    Dialect, Event, Resources,
-    resources::{ads, cluster_eds, endpoints, pack, route_config, virtual_host},
+    Dialect, Event, ReportedClusters, Resources,
+    resources::{
+        ads, cluster_eds, endpoint, endpoints, endpoints_in, locality, pack, route, route_config, to_cluster,
+        virtual_host, virtual_host_with,
+    },
 };
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    time::Duration,
 };
-use tonic::transport::Channel;
+use tonic::{Code, Request, transport::Channel};
 
 const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
@@ -178,4 +183,68 @@ async fn envoy_follows_listeners_routes_clusters_and_endpoints() {
 #[tokio::test]
 async fn envoy_follows_listeners_routes_clusters_and_endpoints_in_delta() {
     follows_listeners_routes_clusters_and_endpoints(Dialect::Delta).await;
+}
+
+/// By zone: issued, successful and failed.
+fn counts(stats: &[ClusterStats]) -> BTreeMap<String, (u64, u64, u64)> {
+    let localities = stats.iter().flat_map(|cluster| &cluster.upstream_locality_stats);
+    let of_zone = localities.map(|it| {
+        let zone = it.locality.clone().unwrap_or_default().zone;
+        (zone, (it.total_issued_requests, it.total_successful_requests, it.total_error_requests))
+    });
+    of_zone.collect()
+}
+
+/// Envoy reports all of its clusters, whether or not they have an `lrs_server`.
+#[tokio::test]
+async fn envoy_reports_its_load() {
+    let [near, far, other] = backends(["near", "far", "other"]).await;
+    let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut control_plane = OurControlPlane::start().await;
+    let ads = control_plane.ads.clone();
+    ads.request_load(Duration::from_secs(1), ReportedClusters::All);
+    let in_zone = |zone: &str, address| locality("r", zone, vec![endpoint(address)]);
+    let empty_calls = route("/grpc.testing.TestService/EmptyCall", to_cluster("green"));
+    let routes = virtual_host_with("*", vec![empty_calls, route("/", to_cluster("blue"))]);
+    let resources = Resources::default()
+        .with(socket_listener("ingress", ingress, "routes"))
+        .with(route_config("routes", vec![routes]))
+        .with(http2_cluster("blue"))
+        .with(endpoints_in("blue", vec![in_zone("near", near.address()), in_zone("far", far.address())]))
+        .with(http2_cluster("green"))
+        .with(endpoints_in("green", vec![in_zone("near", other.address())]));
+    ads.set(resources).expect("complete");
+    let envoy = Envoy::start("envoy-lrs", Dialect::Sotw, control_plane.address).await.expect("set up");
+    within(&format!("routes are ACKed: {}", envoy.log()), ads.wait_for_ack(RDS, "routes")).await;
+    listening("Envoy", ingress).await.expect("it has its listener");
+    // Envoy forgets what a cluster did before the first interval that began when the cluster was there. Whatever is in
+    // a report, if only by its name, has had one.
+    for cluster in ["blue", "green"] {
+        let is_known = |stats: &[ClusterStats]| !stats.is_empty();
+        within(&format!("{cluster}: {}", envoy.log()), ads.wait_for_load("envoy-lrs", cluster, is_known)).await;
+    }
+
+    let channel = Channel::from_shared(format!("http://{ingress}")).expect("a URI").connect_lazy();
+    let mut client = TestServiceClient::new(channel);
+    answers(&mut client, 20).await;
+    for _ in 0..4 {
+        let mut request = Request::new(SimpleRequest::default());
+        request.metadata_mut().insert("rpc-behavior", "error-code-14".parse().expect("a header value"));
+        let status = client.unary_call(request).await.expect_err("as asked");
+        assert_eq!(status.code(), Code::Unavailable);
+    }
+    for _ in 0..5 {
+        client.empty_call(Empty::default()).await.expect("a failed call");
+    }
+    let expected = [
+        ("blue", BTreeMap::from([("near".to_owned(), (12, 10, 2)), ("far".to_owned(), (12, 10, 2))])),
+        ("green", BTreeMap::from([("near".to_owned(), (5, 5, 0))])),
+    ];
+    for (cluster, expected) in expected {
+        let all = |stats: &[ClusterStats]| counts(stats) == expected;
+        let event = format!("{expected:?} calls of {cluster} in reports: {}", envoy.log());
+        within(&event, ads.wait_for_load("envoy-lrs", cluster, all)).await;
+    }
+    assert_eq!(ads.load_streams_opened(), 1);
+    assert_eq!(control_plane.nacks(), Vec::<String>::new());
 }
