@@ -294,6 +294,38 @@ async fn strict_set() {
     assert_eq!(connections, [1, 1, 1]);
 }
 
+/// Envoy's extension instead of a type: the same clusters, with fields of their own.
+#[tokio::test]
+async fn dns_cluster_extension() {
+    let [b, c] = backends(["b", "c"]).await;
+    let [at_b, at_c] = addresses([&b, &c]);
+    let extension = |fields: &str| {
+        let config = "'@type': type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster";
+        let fields = format!("cluster_type: {{ name: envoy.clusters.dns, typed_config: {{{config}, {fields}}}}}");
+        cluster("a", &fields, "db")
+    };
+    // One endpoint, which is called at the first address that works ...
+    let single = extension("all_addresses_in_single_endpoint: true, dns_refresh_rate: 0.05s");
+    let world = World::start(&single, names(&[("db", &[refusing(), at_b, at_c])]));
+    assert_eq!(world.counts().await, BTreeMap::from([("b".to_owned(), 60)]));
+    assert_eq!(world.mesh.status().channels[0].clusters[0].endpoints.len(), 1);
+    // ... or one for each address, without a call that fails in between.
+    let load = world.load();
+    world.names.set("db", &[at_b, at_c]);
+    world.names.looked_up(2).await;
+    world.control_plane.set_unchecked(resources(&extension("dns_refresh_rate: 0.05s")));
+    world.turns_to("c").await;
+    world.turns_to("b").await;
+    // It is looked up again, as often as its own field says.
+    world.names.set("db", &[at_c]);
+    within("c alone", async { while world.counts().await.len() > 1 {} }).await;
+    world.turns_to("c").await;
+    load.end().await;
+    // Its family is one of its own enum.
+    let world = World::start(&extension("dns_lookup_family: V6_ONLY"), names(&[("db", &[at_b])]));
+    world.fails(&["no endpoints"]).await;
+}
+
 /// Localities, priorities and drops are those of the `load_assignment`, for STATIC and for STRICT_DNS.
 #[tokio::test]
 async fn assignment_in_the_cluster() {

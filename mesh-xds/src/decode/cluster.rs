@@ -2,7 +2,7 @@
 
 use super::{
     basics::{ads_or_self, duration, optional_duration, type_name, unpack},
-    dns::{logical_dns, strict_dns},
+    dns::{dns_cluster, logical_dns, strict_dns},
     endpoints::inline_endpoints,
     lb_policy::lb_policy,
     load::load_reporting,
@@ -23,14 +23,14 @@ use envoy_types::pb::{
             core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority},
         },
         extensions::{
-            clusters::aggregate::v3::ClusterConfig as AggregateConfig,
+            clusters::{aggregate::v3::ClusterConfig as AggregateConfig, dns::v3::DnsCluster},
             upstreams::http::v3::{
                 HttpProtocolOptions,
                 http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
             },
         },
     },
-    google::protobuf::UInt32Value,
+    google::protobuf::{Any, UInt32Value},
 };
 use prost::Name;
 use std::{sync::Arc, time::Duration};
@@ -69,13 +69,12 @@ pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Clu
 
 // === Discovery ===
 
-// "cluster type other than EDS / LOGICAL_DNS / aggregate" is refused (A27); STATIC is accepted besides.
-fn discovery(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
-    let kind = match &cluster.cluster_discovery_type {
-        Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return scope.within("cluster_type", |scope| aggregate(custom, scope));
-        }
-        Some(ClusterDiscoveryType::Type(kind)) => *kind,
+// "cluster type other than EDS / LOGICAL_DNS / aggregate" is refused (A27); STATIC, STRICT_DNS and DnsCluster are
+// accepted besides.
+fn discovery(mut cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
+    let kind = match cluster.cluster_discovery_type.take() {
+        Some(ClusterDiscoveryType::ClusterType(custom)) => return extension(cluster, &custom, scope),
+        Some(ClusterDiscoveryType::Type(kind)) => kind,
         // In the proto as in Envoy, no type is STATIC.
         None => DiscoveryType::Static as i32,
     };
@@ -116,19 +115,26 @@ fn fixed(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Discovery, Inval
     Ok(Discovery::Static(Arc::new(assignment)))
 }
 
-fn aggregate(custom: &CustomClusterType, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
-    let aggregate = custom.typed_config.as_ref().filter(|any| type_name(&any.type_url) == AggregateConfig::full_name());
-    let Some(any) = aggregate else {
-        return Err(scope.invalid(format!("{:?} is not supported", custom.name)));
-    };
-    scope.within("typed_config", |scope| {
-        let config: AggregateConfig = unpack(any, scope)?;
-        // "aggregate list empty" is refused (A37).
-        if config.clusters.is_empty() {
-            return Err(scope.invalid_at("clusters", "must not be empty"));
-        }
-        Ok(Discovery::Aggregate(config.clusters.iter().map(|name| ClusterName::new(canonical(name))).collect()))
+/// The type of the configuration decides; names of extensions are for people.
+fn extension(cluster: pb::Cluster, custom: &CustomClusterType, scope: &mut Scope<'_>) -> Result<Discovery, Invalid> {
+    let is = |any: &&Any, name: String| type_name(&any.type_url) == name;
+    let typed = custom.typed_config.as_ref();
+    if let Some(any) = typed.filter(|any| is(any, DnsCluster::full_name())) {
+        return dns_cluster(cluster, any, scope);
+    }
+    scope.within("cluster_type", |scope| match typed.filter(|any| is(any, AggregateConfig::full_name())) {
+        Some(any) => scope.within("typed_config", |scope| aggregate(any, scope)),
+        None => Err(scope.invalid(format!("{:?} is not supported", custom.name))),
     })
+}
+
+fn aggregate(config: &Any, scope: &Scope<'_>) -> Result<Discovery, Invalid> {
+    let config: AggregateConfig = unpack(config, scope)?;
+    // "aggregate list empty" is refused (A37).
+    if config.clusters.is_empty() {
+        return Err(scope.invalid_at("clusters", "must not be empty"));
+    }
+    Ok(Discovery::Aggregate(config.clusters.iter().map(|name| ClusterName::new(canonical(name))).collect()))
 }
 
 // === HTTP version ===

@@ -136,6 +136,70 @@ fn families_are_those_of_the_field_and_a_logical_name_has_both_unless_it_says_ot
     }
 }
 
+/// The same by `DnsCluster`.
+fn dns_extension(config: &str, fields: &str) -> (Arc<Cluster>, Vec<String>) {
+    dns(&format!(
+        "cluster_type: {{name: envoy.clusters.dns, typed_config: {{'@type': \
+         type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster, {config}}}}}\n{fields}"
+    ))
+}
+
+#[test]
+fn a_dns_cluster_has_one_endpoint_or_one_for_each_address_as_it_says() {
+    let (strict, reports) = dns_extension("", "");
+    let Discovery::StrictDns { assignment, family } = &strict.discovery else { panic!("{:?}", strict.discovery) };
+    assert_eq!((assignment.name.as_str(), *family, reports), ("x", DnsFamily::Auto, vec![]));
+    let name = &assignment.endpoints().next().expect("one").addresses;
+    assert_eq!((name.to_string().as_str(), name.refresh.interval), ("db.example:5432", Some(Duration::from_secs(5))));
+    let (logical, _) = dns_extension(
+        "all_addresses_in_single_endpoint: true, dns_refresh_rate: 60s, dns_failure_refresh_rate: {base_interval: 2s}, \
+         respect_dns_ttl: true, dns_lookup_family: V4_ONLY",
+        "",
+    );
+    let Discovery::LogicalDns { name, family } = &logical.discovery else { panic!("{:?}", logical.discovery) };
+    let found = (name.refresh.interval, name.refresh.failure_base, name.refresh.failure_max, name.refresh.respect_ttl);
+    let seconds = Duration::from_secs;
+    assert_eq!((found, *family), ((Some(seconds(60)), seconds(2), seconds(20), true), DnsFamily::V4Only));
+}
+
+#[test]
+fn the_families_of_a_dns_cluster_are_those_of_its_own_field() {
+    for (field, strict, logical) in [
+        ("UNSPECIFIED", DnsFamily::Auto, DnsFamily::All),
+        ("AUTO", DnsFamily::Auto, DnsFamily::All),
+        ("V4_ONLY", DnsFamily::V4Only, DnsFamily::V4Only),
+        ("V6_ONLY", DnsFamily::V6Only, DnsFamily::V6Only),
+        ("V4_PREFERRED", DnsFamily::V4Preferred, DnsFamily::V4Preferred),
+        ("ALL", DnsFamily::All, DnsFamily::All),
+    ] {
+        for (single, expected) in [(false, strict), (true, logical)] {
+            let config = format!("dns_lookup_family: {field}, all_addresses_in_single_endpoint: {single}");
+            let (cluster, _) = dns_extension(&config, "");
+            let (Discovery::StrictDns { family, .. } | Discovery::LogicalDns { family, .. }) = &cluster.discovery
+            else {
+                panic!("{:?}", cluster.discovery)
+            };
+            assert_eq!(*family, expected, "{config}");
+        }
+    }
+}
+
+#[test]
+fn what_a_dns_cluster_replaces_or_cannot_have_is_reported() {
+    let (cluster, reports) = dns_extension(
+        "respect_dns_ttl: true, dns_jitter: 1s, dns_min_refresh_rate: 1s",
+        "dns_refresh_rate: 1s\nrespect_dns_ttl: true\ndns_lookup_family: V4_ONLY",
+    );
+    let Discovery::StrictDns { assignment, family } = &cluster.discovery else { panic!("{:?}", cluster.discovery) };
+    let interval = assignment.endpoints().next().expect("one").addresses.refresh.interval;
+    assert_eq!((*family, interval), (DnsFamily::Auto, Some(Duration::from_secs(5))), "its own fields count");
+    let fields: Vec<_> = reports.iter().filter_map(|report| Some(report.split_once(": ")?.0)).collect();
+    let in_config = ["respect_dns_ttl", "dns_jitter", "dns_min_refresh_rate"];
+    let in_config = in_config.map(|field| format!("cluster_type.typed_config.{field}"));
+    assert_eq!(fields[..3], ["dns_refresh_rate", "respect_dns_ttl", "dns_lookup_family"]);
+    assert_eq!(fields[3..], in_config);
+}
+
 #[test]
 fn what_a_resolver_would_have_to_do_is_reported() {
     let (_, reports) = dns("type: STRICT_DNS\nrespect_dns_ttl: true\nuse_tcp_for_dns_lookups: true\ndns_jitter: 1s");
