@@ -141,6 +141,17 @@ async fn each_target_has_its_scope_with_all_that_it_uses() {
         ("xds:///other", "other other-routes blue green blue green"),
     ];
     assert_eq!(scopes, expected.map(|(scope, names)| (scope.to_owned(), names.to_owned())));
+    // Tools that take one ClientConfig get all of it once.
+    let together = serve(tonic::service::Routes::new(CsdsService::new([&admin.client]).unscoped())).await;
+    let answer = read_csds(Grpc::Go, together).await.expect("it can read it");
+    let [config] = answer["config"].as_array().expect("configs").as_slice() else { panic!("{answer:#}") };
+    let names = config["genericXdsConfigs"].as_array().expect("resources").iter().map(|it| it["name"].as_str());
+    let mut names: Vec<_> = names.flatten().collect();
+    names.sort_unstable();
+    assert_eq!(
+        (config.get("clientScope"), names.join(" ").as_str()),
+        (None, "alone blue blue green green greeter other other-routes routes")
+    );
     // The local API says the same.
     let status = admin.client.status();
     let targets = |name| status.resource(Kind::Cluster, name).expect("subscribed").targets.iter().map(|t| &**t);
@@ -183,6 +194,8 @@ async fn operators_tools_can_read_it() {
         let answer = read_csds(implementation, admin.address).await.expect("it can read it");
         let config = &answer["config"][0];
         assert_eq!(config["node"]["id"], "csds-tools", "{implementation:?}: {answer:#}");
+        // `grpcdebug xds` is this, with columns: "Received unexpected number of ClientConfig" is what it says of others.
+        assert_eq!(answer["config"].as_array().map(Vec::len), Some(1), "{implementation:?}: {answer:#}");
         let states = config["genericXdsConfigs"].as_array().expect("resources").iter().map(|resource| {
             assert!(resource["lastUpdated"].as_str().is_some_and(|time| time.ends_with('Z')), "{resource:#}");
             let unpacked = &resource["xdsConfig"];

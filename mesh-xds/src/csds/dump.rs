@@ -5,6 +5,7 @@
 //! (2) what Envoy's messages have no place for gets fields of its own. Tags and types are Envoy's. It does NOT judge:
 //! each value is what `status()` shows.
 
+use super::Scopes;
 use crate::{
     XdsClient,
     ads::node_message,
@@ -90,19 +91,23 @@ struct IgnoredField {
 }
 
 /// All clients, each with what it has; `bare` leaves the resources' bytes out.
-pub(super) fn response(clients: &[XdsClient], bare: bool) -> ClientStatusResponse {
-    ClientStatusResponse { config: clients.iter().flat_map(|client| configs(client, bare)).collect() }
+pub(super) fn response(clients: &[XdsClient], scopes: Scopes, bare: bool) -> ClientStatusResponse {
+    ClientStatusResponse { config: clients.iter().flat_map(|client| configs(client, scopes, bare)).collect() }
 }
 
 /// One for each target: "gRPC indicates the data plane target" (A71), as if each had a client of its own. What no target
 /// uses has no scope.
-fn configs(client: &XdsClient, bare: bool) -> Vec<ClientConfig> {
+fn configs(client: &XdsClient, by: Scopes, bare: bool) -> Vec<ClientConfig> {
     let node = node_message(client.node());
     let resources = client.status().resources;
     let mut scopes: BTreeMap<&str, Vec<GenericXdsConfig>> = BTreeMap::new();
     for resource in &resources {
-        let unscoped = resource.targets.is_empty().then_some("");
-        for scope in resource.targets.iter().map(|target| &**target).chain(unscoped) {
+        let targets = match by {
+            Scopes::ByTarget => &resource.targets[..],
+            Scopes::Together => &[],
+        };
+        let unscoped = targets.is_empty().then_some("");
+        for scope in targets.iter().map(|target| &**target).chain(unscoped) {
             scopes.entry(scope).or_default().push(generic(resource, bare));
         }
     }

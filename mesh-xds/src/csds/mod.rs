@@ -32,6 +32,9 @@ const STREAM: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/Stre
 /// `client_status`, the version and the bytes in use as they were received, and in `error_state` what went wrong with a
 /// later update: version, bytes, reason and time. `exclude_resource_contents` leaves the bytes out.
 ///
+/// Some tools take an answer with exactly one `ClientConfig`, as `grpcdebug` does, also from gRPC's own CSDS. That is what
+/// a process with one target gives them; for any other there is [`unscoped`](Self::unscoped).
+///
 /// The fields of a resource that have no effect here, and the server that it is from, have no place in Envoy's
 /// message. They are extra fields of `GenericXdsConfig`, which tools that do not know them skip:
 ///
@@ -48,7 +51,10 @@ const STREAM: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/Stre
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct CsdsService(Clients);
+pub struct CsdsService {
+    clients: Clients,
+    scopes: Scopes,
+}
 
 #[derive(Clone, Debug)]
 enum Clients {
@@ -56,15 +62,29 @@ enum Clients {
     Given(Arc<[WeakClient]>),
 }
 
+/// How the resources of a client are told.
+#[derive(Clone, Copy, Debug)]
+enum Scopes {
+    ByTarget,
+    Together,
+}
+
 impl CsdsService {
     /// Tells of every client of this process, also of later ones: those that [`XdsClient::connect`] made.
     pub fn of_process() -> Self {
-        Self(Clients::Process)
+        Self { clients: Clients::Process, scopes: Scopes::ByTarget }
     }
 
     /// Tells of these clients, as long as they live.
     pub fn new<'a>(clients: impl IntoIterator<Item = &'a XdsClient>) -> Self {
-        Self(Clients::Given(clients.into_iter().map(XdsClient::downgrade).collect()))
+        let clients = clients.into_iter().map(XdsClient::downgrade).collect();
+        Self { clients: Clients::Given(clients), scopes: Scopes::ByTarget }
+    }
+
+    /// Tells all resources of a client, each once, in one `ClientConfig` without a scope: for tools that do not know A71.
+    #[must_use]
+    pub fn unscoped(self) -> Self {
+        Self { scopes: Scopes::Together, ..self }
     }
 
     fn answer(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
@@ -74,11 +94,11 @@ impl CsdsService {
                 "node_matchers are not supported: this is a client, not a control plane",
             ));
         }
-        let clients = match &self.0 {
+        let clients = match &self.clients {
             Clients::Process => XdsClient::of_process(),
             Clients::Given(clients) => clients.iter().filter_map(WeakClient::upgrade).collect(),
         };
-        Ok(dump::response(&clients, request.exclude_resource_contents))
+        Ok(dump::response(&clients, self.scopes, request.exclude_resource_contents))
     }
 }
 
