@@ -21,7 +21,7 @@ use mesh_xds::{
     ClusterMap, Limiter, Snapshot, Target, TargetWatch,
     resource::{ClusterName, ClusterSpecifier, RouteAction, VirtualHost},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// What the calls of a channel see of the configuration.
@@ -61,10 +61,21 @@ pub(crate) enum Action {
     Forward {
         destination: Destination,
         limits: Limits,
+        idle_timeout: Option<Duration>,
+        authority: AuthorityOf,
         retry: Option<Plan>,
     },
     /// The route's name, and the field.
     Unsupported(String, &'static str),
+}
+
+/// What a route puts into `:authority`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthorityOf {
+    /// The service's name.
+    Service,
+    /// The endpoint's hostname, if it has one (A81).
+    Endpoint,
 }
 
 /// Where a route sends a call.
@@ -184,6 +195,8 @@ fn compile(
             Some(destination) => Action::Forward {
                 destination,
                 limits: Limits::of(forward, hcm_limit),
+                idle_timeout: forward.idle_timeout.filter(|limit| !limit.is_zero()),
+                authority: if forward.auto_host_rewrite { AuthorityOf::Endpoint } else { AuthorityOf::Service },
                 retry: forward.retry_policy.clone().map(Plan::new),
             },
             // The assembler lists every cluster of the virtual host: this is a bug there, and one route fails.

@@ -7,6 +7,7 @@ use crate::{
     deadline::Deadline,
     endpoint::{RecvBody, RecvFailure, Slot},
     error::{Cause, MeshError, ReplyForm},
+    idle::Idle,
     load::Attempt,
     retry::Throttle,
 };
@@ -54,6 +55,8 @@ pub(crate) struct Finish {
     pub(crate) slot: Slot,
     pub(crate) attempt: Attempt,
     pub(crate) deadline: Option<Deadline>,
+    /// Ends a response that pauses too long.
+    pub(crate) idle: Option<Idle>,
     /// Told of a success.
     pub(crate) throttle: Option<Arc<Throttle>>,
     pub(crate) form: ReplyForm,
@@ -101,6 +104,9 @@ impl Default for ResponseBody {
 impl Live {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         if let Poll::Ready(frame) = self.body.poll_frame(cx) {
+            if let Some(idle) = &self.finish.idle {
+                idle.touch();
+            }
             // A reader that is slower than its server never finds the body pending. The end counts, however late.
             if let Some(Ok(data)) = &frame
                 && data.is_data()
@@ -120,6 +126,12 @@ impl Live {
                     }
                 })
             }));
+        }
+        if let Some(idle) = &mut self.finish.idle
+            && let Poll::Ready(after) = idle.poll(cx)
+        {
+            let (cluster, peer) = (self.finish.slot.cluster().clone(), self.finish.slot.peer());
+            return Poll::Ready(Some(Err(Cause::IdleTimeout { cluster, peer, after })));
         }
         match &mut self.finish.deadline {
             Some(deadline) => {

@@ -106,6 +106,16 @@ pub enum Cause {
         /// What was missing, if the call was waiting to be given to an endpoint.
         waiting_for: Option<Arc<str>>,
     },
+    /// Nothing of the call moved for as long as the route's `idle_timeout`, or `per_try_idle_timeout`: DEADLINE_EXCEEDED,
+    /// or 504.
+    IdleTimeout {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The endpoint.
+        peer: SocketAddr,
+        /// The limit.
+        after: Duration,
+    },
     /// The last attempt took longer than the route's `per_try_timeout`: DEADLINE_EXCEEDED, or 504.
     TryTimeout {
         /// The cluster.
@@ -154,6 +164,9 @@ impl fmt::Display for Cause {
             Self::DeadlineExceeded { after, waiting_for: Some(missing) } => {
                 write!(f, "deadline exceeded after {after:?}: {missing}")
             }
+            Self::IdleTimeout { cluster, peer, after } => {
+                write!(f, "cluster {:?}: endpoint {peer}: idle for {after:?}", cluster.as_str())
+            }
             Self::TryTimeout { cluster, peer, after } => {
                 write!(
                     f,
@@ -186,7 +199,9 @@ impl MeshError {
     /// The gRPC status code that stands for the cause.
     pub fn grpc_code(&self) -> u8 {
         match &self.cause {
-            Cause::DeadlineExceeded { .. } | Cause::TryTimeout { .. } => grpc::DEADLINE_EXCEEDED,
+            Cause::DeadlineExceeded { .. } | Cause::TryTimeout { .. } | Cause::IdleTimeout { .. } => {
+                grpc::DEADLINE_EXCEEDED
+            }
             Cause::RequestBody(_) => grpc::CANCELLED,
             Cause::InvalidRequest(_) | Cause::Unacceptable { .. } => grpc::INTERNAL,
             Cause::Reset { code, .. } => code_of_reset(*code),
@@ -197,7 +212,9 @@ impl MeshError {
     /// The HTTP status code that stands for the cause.
     pub fn http_status(&self) -> StatusCode {
         match &self.cause {
-            Cause::DeadlineExceeded { .. } | Cause::TryTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Cause::DeadlineExceeded { .. } | Cause::TryTimeout { .. } | Cause::IdleTimeout { .. } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Cause::Unacceptable { .. } => StatusCode::BAD_GATEWAY,
             Cause::InvalidRequest(_) | Cause::RequestBody(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,

@@ -35,6 +35,7 @@ mod deadline;
 mod endpoint;
 mod error;
 mod http_client;
+mod idle;
 mod load;
 mod mesh;
 mod retry;

@@ -46,10 +46,18 @@ const ROOMS: &[Room] = &[
     },
     Room {
         // What every layer may use knows none of them but for the types in their signatures.
-        files: &["call", "chunks", "error", "load", "task", "wakeups"],
+        files: &["call", "chunks", "error", "idle", "load", "task", "wakeups"],
         except: &[],
         forbidden: &["crate"],
-        allowed: &["crate::call", "crate::deadline", "crate::endpoint", "crate::error", "crate::load", "crate::retry"],
+        allowed: &[
+            "crate::call",
+            "crate::deadline",
+            "crate::endpoint",
+            "crate::error",
+            "crate::idle",
+            "crate::load",
+            "crate::retry",
+        ],
     },
     Room { files: &[""], except: &["endpoint"], forbidden: &["h2", "hyper", "hyper_util"], allowed: &[] },
     Room {
@@ -60,6 +68,7 @@ const ROOMS: &[Room] = &[
             "route",
             "retry",
             "deadline",
+            "idle",
             "load",
             "balance",
             "chunks",

@@ -5,7 +5,11 @@
 //! does.
 
 use crate::features::{Call, World, check, fails, features, from, get, grpc};
+use interop_tests::proto::testing::{
+    ResponseParameters, StreamingOutputCallRequest, test_service_client::TestServiceClient,
+};
 use std::time::Duration;
+use tokio::time;
 
 /// Answered after this many seconds.
 fn slow(call: Call) -> Call {
@@ -133,6 +137,32 @@ features! {
         strip: [("/routes/0/route/timeout", "")],
         |world| {
             waits(world, slow(get("/"))).await
+        }
+    }
+
+    idle_timeout {
+        row: "a call may pause so long", source: "Envoy: `RouteAction.idle_timeout`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0s, idle_timeout: 3s}}]",
+        strip: [("/routes/0/route/idle_timeout", "")],
+        |world| {
+            for (call, code) in [(get("/"), "504"), (grpc(), "DeadlineExceeded")] {
+                let (answer, elapsed) = world.timed(slow(call)).await;
+                fails(code, &["idle for 3s", "in-process"], answer)?;
+                check((3_000..3_010).contains(&elapsed.as_millis()), format!("3 s, and not {elapsed:?}"))?;
+            }
+            // A stream whose messages come every 2 s is not idle; a pause of 4 s in it is.
+            time::pause();
+            let message = |seconds: i32| ResponseParameters { interval_us: seconds * 1_000_000, ..Default::default() };
+            let pauses = [2, 2, 2, 4].map(message).to_vec();
+            let request = StreamingOutputCallRequest { response_parameters: pauses, ..Default::default() };
+            let call = TestServiceClient::new(world.channel.clone()).streaming_output_call(request).await;
+            let mut messages = call.map_err(|status| status.to_string())?.into_inner();
+            for _ in 0..3 {
+                messages.message().await.map_err(|status| status.to_string())?.ok_or("a message")?;
+            }
+            let ended = messages.message().await;
+            time::resume();
+            check(ended.is_err_and(|status| status.message().contains("idle for 3s")), "an end after the pause")
         }
     }
 }

@@ -5,8 +5,10 @@
 
 mod aggregate;
 mod alone;
+mod authorities;
 mod bad_resources;
 mod balancing;
+mod broken_attempts;
 mod certificates;
 mod clusters;
 mod control_plane_failures;

@@ -55,7 +55,7 @@ pub(crate) async fn applied(mesh: &TestMesh, kind: Kind, name: &str) {
 }
 
 /// Until the resource was ACKed at the version served, and what was ACKed is what calls see.
-async fn applied_by(mesh: &Mesh, control_plane: &ControlPlane, kind: Kind, name: &str) {
+pub(crate) async fn applied_by(mesh: &Mesh, control_plane: &ControlPlane, kind: Kind, name: &str) {
     within("the ACK", control_plane.wait_for_ack(kind.type_url(), name)).await;
     until("applied", || mesh.status().applied_version(kind, name).is_some()).await;
 }

@@ -4,6 +4,8 @@
 //! `mesh-client` does.
 
 use crate::features::{Answer, Call, World, check, fails, features, from, get, grpc};
+use interop_tests::proto::testing::{Payload, SimpleRequest, test_service_client::TestServiceClient};
+use mesh_client::RetryThrottling;
 use std::time::Duration;
 
 /// Makes a call that fails, and fails unless backends a and b have then seen so many attempts.
@@ -214,6 +216,19 @@ routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: 'una
         |world| { attempts(world, failing(grpc()), "Unavailable", [1, 0]).await }
     }
 
+    per_try_idle_timeout {
+        row: "an attempt may pause so long, and then the next one has its turn", source: "Envoy: `RetryPolicy.per_try_idle_timeout`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 30s, retry_policy: {retry_on: reset, num_retries: 1, per_try_idle_timeout: 2s}}}]",
+        strip: [("/routes/0/route/retry_policy/per_try_idle_timeout", "")],
+        |world| {
+            let before = world.a.counters().calls;
+            let (answer, elapsed) = world.timed(get("/").header("rpc-behavior", "sleep-60")).await;
+            fails("504", &["idle for 2s", "in-process"], answer)?;
+            check((4_000..4_100).contains(&elapsed.as_millis()), format!("two attempts of 2 s, and not {elapsed:?}"))?;
+            check(world.a.counters().calls == before + 2, "two attempts")
+        }
+    }
+
     unreachable {
         row: "a cluster that cannot be reached is tried again", source: "A6, Envoy: `RetryPolicy.retry_on` (connect-failure)",
         config: "endpoints: {a: {endpoints: [{locality: {}, load_balancing_weight: 1, lb_endpoints: [
@@ -226,5 +241,59 @@ routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 60s, retry_policy: {
             fails("Unavailable", &["127.0.0.1:1"], answer)?;
             check((16_000..24_010).contains(&elapsed.as_millis()), format!("two pauses of 10 s, and not {elapsed:?}"))
         }
+    }
+}
+
+#[tokio::test]
+async fn throttling_leaves_a_server_alone_that_keeps_failing() {
+    let route =
+        "routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: unavailable, num_retries: 1}}}]";
+    let world = World::start(route, &[]).await;
+    let throttling = RetryThrottling::new(10.0, 0.5).expect("valid");
+    let channel = world.channel_builder().retry_throttling(throttling).build().expect("a valid target");
+    let attempts = async |call: Call| {
+        let before = world.a.counters().calls;
+        let _ = call.on(&channel).await;
+        world.a.counters().calls - before
+    };
+    // Ten tokens; each attempt that fails takes one, and retries need more than five.
+    let mut made = Vec::new();
+    for _ in 0..4 {
+        made.push(attempts(failing(grpc())).await);
+    }
+    assert_eq!(made, [2, 2, 1, 1]);
+    // 4 are left: two successes bring back one each two, and then a failure may be repeated.
+    for _ in 0..6 {
+        assert_eq!(attempts(grpc()).await, 1);
+    }
+    assert_eq!(attempts(failing(grpc())).await, 2);
+    // Plain HTTP is not throttled, and takes nothing.
+    assert_eq!(attempts(get("/")).await, 1);
+}
+
+#[tokio::test]
+async fn retries_can_be_switched_off() {
+    let route =
+        "routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: unavailable, num_retries: 3}}}]";
+    let world = World::start(route, &[]).await;
+    let channel = world.channel_builder().disable_retries().build().expect("a valid target");
+    fails("Unavailable", &[], failing(grpc()).on(&channel).await).expect("no retry");
+    assert_eq!(world.a.counters().calls, 1);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_to_keep_is_sent_once() {
+    let route =
+        "routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: unavailable, num_retries: 1}}}]";
+    let world = World::start(route, &[]).await;
+    for (size, attempts) in [(200 * 1024, 2), (300 * 1024, 1)] {
+        let payload = Payload { body: vec![0; size], ..Default::default() };
+        let mut request = tonic::Request::new(SimpleRequest { payload: Some(payload), ..Default::default() });
+        request.metadata_mut().insert("rpc-behavior", "error-code-14".parse().expect("text"));
+        let before = world.a.counters().calls;
+        let mut client = TestServiceClient::new(world.channel.clone());
+        let failure = client.unary_call(request).await.expect_err("told to fail");
+        assert_eq!(failure.code(), tonic::Code::Unavailable);
+        assert_eq!(world.a.counters().calls - before, attempts, "{size} bytes");
     }
 }

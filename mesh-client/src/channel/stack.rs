@@ -15,13 +15,14 @@
 
 use super::{Inner, Use};
 use crate::{
-    apply::{Action, Destination, RoutingTable, Table},
+    apply::{Action, AuthorityOf, Destination, RoutingTable, Table},
     balance::Tried,
     call::{Finish, ResponseBody, WaitForReady},
     cluster::{Backends, NoPick},
     deadline::{self, Deadline, GRPC_TIMEOUT, Limits, within},
     endpoint::{RecvBody, SendFailure, Slot, Upload},
     error::{self, Cause, MeshError, ReplyForm},
+    idle::{Idle, moving},
     load::Attempt,
     retry::{Failure, Plan, Retries, Verdict},
     route::RequestHead,
@@ -30,10 +31,10 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri,
     header::{self, HeaderName},
     request, response,
-    uri::{PathAndQuery, Scheme},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
     task::coop::consume_budget,
     time::{Instant, sleep, timeout},
@@ -54,6 +55,8 @@ const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc
 pub(super) struct Routed {
     pub(super) backends: Arc<Backends>,
     limits: Limits,
+    idle_timeout: Option<Duration>,
+    authority: AuthorityOf,
     retry: Option<Plan>,
 }
 
@@ -70,6 +73,7 @@ struct Answer {
     body: RecvBody,
     slot: Slot,
     attempt: Attempt,
+    idle: Option<Idle>,
 }
 
 impl Inner {
@@ -113,8 +117,10 @@ impl Inner {
         };
         let request = self.request_head(head, form);
         let action = host.matcher.find(&request, &mut || fastrand::u32(..1_000_000)).map(|index| &host.actions[index]);
-        let (destination, limits, retry) = match action {
-            Some(Action::Forward { destination, limits, retry }) => (destination, limits, retry),
+        let (destination, limits, idle_timeout, authority, retry) = match action {
+            Some(Action::Forward { destination, limits, idle_timeout, authority, retry }) => {
+                (destination, limits, *idle_timeout, *authority, retry)
+            }
             Some(Action::Unsupported(route, action)) => {
                 return Err(Cause::UnsupportedAction { route: route.clone(), action });
             }
@@ -126,7 +132,7 @@ impl Inner {
         };
         let backends = Arc::clone(cluster.backends(self.shared.protocol(cluster, Use::of(head.version, form))));
         let retry = retry.clone().filter(|_| self.options.retries);
-        Ok(Routed { backends, limits: *limits, retry })
+        Ok(Routed { backends, limits: *limits, idle_timeout, authority, retry })
     }
 
     /// What matchers see of a request.
@@ -256,20 +262,38 @@ impl Inner {
         B::Error: fmt::Display,
     {
         let mut attempt = Attempt::begin(slot.take_load(), form);
+        if routed.authority == AuthorityOf::Endpoint {
+            // "a retry on an endpoint without hostname must revert" (A81).
+            let authority = slot.endpoint().hostname().unwrap_or_else(|| self.options.authority.clone());
+            readdress(head, authority)?;
+        }
         let limit = routed.retry.as_ref().and_then(Plan::per_try_timeout);
         let mut per_try = limit.map(|limit| Deadline::new(Instant::now(), limit));
         if let (ReplyForm::Grpc, Some(limit)) = (form, limit) {
             let left = deadline.as_ref().map_or(limit, |deadline| deadline.remaining().min(limit));
             head.headers.insert(GRPC_TIMEOUT, deadline::grpc_timeout(left));
         }
-        let sent = within(deadline, within(&mut per_try, slot.send(head, upload))).await?;
+        let per_try_idle = routed.retry.as_ref().and_then(Plan::per_try_idle_timeout);
+        let mut idle = [per_try_idle, routed.idle_timeout].into_iter().flatten().min().map(Idle::new);
+        if let Some(upload) = upload {
+            upload.tell(idle.as_ref().map(Idle::activity));
+        }
+        let sent = within(deadline, within(&mut per_try, moving(&mut idle, slot.send(head, upload)))).await?;
         let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
         Ok(match sent {
-            Ok(Ok((head, body))) => {
+            Ok(Ok(Ok((head, body)))) => {
                 attempt.head(&head, body.is_end_stream());
-                Ended::Answered(Answer { head, body, slot, attempt })
+                if let Some(idle) = &idle {
+                    idle.touch();
+                }
+                Ended::Answered(Answer { head, body, slot, attempt, idle })
             }
-            Ok(Err(failure)) => Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer)),
+            Ok(Err(after)) => {
+                // Of the attempt, or of the call: the latter ends both.
+                let failure = (per_try_idle == Some(after)).then_some(Failure::TryTimeout);
+                Ended::Failed(failure, Cause::IdleTimeout { cluster: cluster(), peer, after })
+            }
+            Ok(Ok(Err(failure))) => Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer)),
             Err(_late) => {
                 let after = limit.unwrap_or_default();
                 Ended::Failed(Some(Failure::TryTimeout), Cause::TryTimeout { cluster: cluster(), peer, after })
@@ -327,9 +351,9 @@ impl Inner {
         form: ReplyForm,
     ) -> Result<Response<ResponseBody>, Cause> {
         match ended {
-            Ended::Answered(Answer { head, body, slot, attempt }) => {
+            Ended::Answered(Answer { head, body, slot, attempt, idle }) => {
                 let throttle = self.options.retry_throttle.clone().filter(|_| form == ReplyForm::Grpc);
-                let finish = Finish { slot, attempt, deadline, throttle, form, node: Arc::clone(&self.node) };
+                let finish = Finish { slot, attempt, deadline, idle, throttle, form, node: Arc::clone(&self.node) };
                 let body = ResponseBody::live(&head, body, finish);
                 Ok(Response::from_parts(head, body))
             }
@@ -339,11 +363,7 @@ impl Inner {
 
     /// Writes the service's name into the URI, and takes out what belongs to the caller's own hop.
     fn address(&self, head: &mut request::Parts, form: ReplyForm) -> Result<(), Cause> {
-        let mut uri = std::mem::take(&mut head.uri).into_parts();
-        uri.scheme = Some(Scheme::HTTP);
-        uri.authority = Some(self.options.authority.clone());
-        uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
-        head.uri = Uri::from_parts(uri).map_err(|error| Cause::InvalidRequest(error.to_string()))?;
+        readdress(head, self.options.authority.clone())?;
         match form {
             ReplyForm::Grpc => {
                 head.headers.entry(header::USER_AGENT).or_insert_with(|| self.options.user_agent.clone());
@@ -359,6 +379,15 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn readdress(head: &mut request::Parts, authority: Authority) -> Result<(), Cause> {
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(authority);
+    uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    head.uri = Uri::from_parts(uri).map_err(|error| Cause::InvalidRequest(error.to_string()))?;
+    Ok(())
 }
 
 /// What a policy may say about a failed attempt; `None` if it must not be repeated.

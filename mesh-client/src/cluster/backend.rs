@@ -10,6 +10,7 @@
 //! The roster owns it and keeps the counts; the worker brings clock, dials and events. Nothing here waits.
 
 use crate::endpoint::{Connection, Endpoint, EndpointState};
+use http::uri::Authority;
 use mesh_xds::resource::Addresses;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::AbortHandle, time::Instant};
@@ -155,7 +156,9 @@ impl Backend {
     /// Turns to the addresses that the assignment names by now. Returns whether they are others.
     pub(super) fn readdress(&mut self) -> bool {
         let Some(addresses) = self.successor.take() else { return false };
+        let hostname = self.endpoint.hostname();
         self.endpoint = Arc::new(Endpoint::new(addresses));
+        self.endpoint.set_hostname(hostname.as_ref().map(Authority::as_str));
         true
     }
 

@@ -61,6 +61,8 @@ struct Leaf {
     /// In the order of the assignment.
     order: Vec<Id>,
     drops: Arc<[DropOverload]>,
+    /// Whether its endpoints have hostnames (A81).
+    named: bool,
     /// Where its priorities are in the list.
     priorities: Range<usize>,
 }
@@ -115,7 +117,8 @@ impl Roster {
             let before: Vec<_> = old_priorities[range].iter_mut().filter_map(Option::take).collect();
             stopped += match old {
                 Some(old) if Arc::ptr_eq(&old.source, source) => self.keep_leaf(old, before),
-                old => self.set_leaf(source, old.map(|old| old.order).unwrap_or_default(), before),
+                Some(old) => self.set_leaf(source, old.order, old.named, before),
+                None => self.set_leaf(source, Vec::new(), false, before),
             };
         }
         let gone = old_leaves.into_iter().flat_map(|leaf| leaf.order);
@@ -134,7 +137,13 @@ impl Roster {
         0
     }
 
-    fn set_leaf(&mut self, source: &Arc<ResolvedCluster>, old: Vec<Id>, before: Vec<Priority>) -> usize {
+    fn set_leaf(
+        &mut self,
+        source: &Arc<ResolvedCluster>,
+        old: Vec<Id>,
+        was_named: bool,
+        before: Vec<Priority>,
+    ) -> usize {
         let policy = &source.cluster.lb_policy;
         let joined = joined(policy, &source.endpoints);
         // No connection may be made or kept for a cluster whose security cannot be honoured.
@@ -143,6 +152,10 @@ impl Roster {
             Some(_) => Wanted::nothing(),
         };
         let (order, stopped) = self.reconcile(outlives_its_list(&source.cluster), &old, &wanted.addresses);
+        let named = !wanted.hostnames.is_empty();
+        if named || was_named {
+            self.name(&order, &wanted.hostnames);
+        }
         let (leaf, start) = (self.leaves.len(), self.priorities.len());
         let mut next = 0;
         for (index, localities) in wanted.priorities.into_iter().enumerate() {
@@ -176,8 +189,17 @@ impl Roster {
             self.priorities.push(priority);
         }
         let (source, drops) = (Arc::clone(source), source.endpoints.drops.as_slice().into());
-        self.leaves.push(Leaf { source, order, drops, priorities: start..self.priorities.len() });
+        self.leaves.push(Leaf { source, order, drops, named, priorities: start..self.priorities.len() });
         stopped
+    }
+
+    /// Gives each endpoint its hostname, or takes away the one that it had.
+    fn name(&self, order: &[Id], hostnames: &[Option<&str>]) {
+        for (position, id) in order.iter().enumerate() {
+            if let Some(backend) = self.backends.get(*id) {
+                backend.endpoint.set_hostname(hostnames.get(position).copied().flatten());
+            }
+        }
     }
 
     /// Lets go of endpoints that no leaf names any more. Returns how many dials were stopped.

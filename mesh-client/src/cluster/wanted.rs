@@ -21,6 +21,8 @@ pub(super) fn refusal(cluster: &Cluster) -> Option<Arc<str>> {
 /// An assignment as the policy sees it: address lists in order, and how they fall into priorities and localities.
 pub(super) struct Wanted<'a> {
     pub(super) addresses: Vec<&'a Addresses>,
+    /// Of each of them (A81); empty if none has one.
+    pub(super) hostnames: Vec<Option<&'a str>>,
     /// Weight and number of endpoints of each locality of each priority.
     pub(super) priorities: Vec<Vec<(u32, usize)>>,
 }
@@ -28,7 +30,7 @@ pub(super) struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// No endpoint, in one priority: those behind it in an aggregate are for fail-over from it (A37).
     pub(super) fn nothing() -> Self {
-        Self { addresses: Vec::new(), priorities: vec![Vec::new()] }
+        Self { addresses: Vec::new(), hostnames: Vec::new(), priorities: vec![Vec::new()] }
     }
 
     /// `joined` is what [`joined`] made of the same.
@@ -36,6 +38,7 @@ impl<'a> Wanted<'a> {
         let expected = assignment.endpoints().count();
         let mut wanted = Self {
             addresses: Vec::with_capacity(expected),
+            hostnames: Vec::new(),
             priorities: Vec::with_capacity(assignment.priorities.len()),
         };
         for (index, localities) in assignment.priorities.iter().enumerate() {
@@ -56,6 +59,15 @@ impl<'a> Wanted<'a> {
         if wanted.priorities.is_empty() {
             return Self::nothing();
         }
+        if assignment.endpoints().any(|endpoint| endpoint.hostname.is_some()) {
+            let localities = assignment.priorities.iter();
+            wanted.hostnames = match joined {
+                Some(joined) => {
+                    localities.zip(joined).filter(|(_, it)| it.is_some()).map(|(it, _)| common(it)).collect()
+                }
+                None => localities.flatten().flat_map(usable).map(|endpoint| endpoint.hostname.as_deref()).collect(),
+            };
+        }
         wanted
     }
 }
@@ -63,6 +75,13 @@ impl<'a> Wanted<'a> {
 /// "Only HEALTHY and UNKNOWN endpoints get traffic" (A27).
 fn usable(locality: &Locality) -> impl Iterator<Item = &Endpoint> {
     locality.endpoints.iter().filter(|endpoint| endpoint.health.is_usable())
+}
+
+/// The hostname of all usable endpoints of a priority, if they have one in common.
+fn common(localities: &[Locality]) -> Option<&str> {
+    let mut hostnames = localities.iter().flat_map(usable).map(|endpoint| endpoint.hostname.as_deref());
+    let first = hostnames.next()?;
+    first.filter(|_| hostnames.all(|hostname| hostname == first))
 }
 
 /// For pick_first, the one endpoint of each priority, with every address: Happy Eyeballs over all of them is pick_first

@@ -19,11 +19,12 @@ mod h2;
 mod upload;
 
 pub(crate) use connect::{Dial, DialOptions, Keepalive, interleaved};
-pub(crate) use upload::Upload;
+pub(crate) use upload::{Activity, Upload};
 
 use crate::wakeups::Wakeups;
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{request, response};
+use http::{request, response, uri::Authority};
 use http_body::Frame;
 use mesh_xds::{
     load::LocalityLoad,
@@ -51,6 +52,8 @@ pub(crate) enum Protocol {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) addresses: Addresses,
+    /// What to call it in `:authority`, where a route says so (A81).
+    hostname: ArcSwapOption<Authority>,
     attempts: AtomicU64,
     /// An [`EndpointState`], written by the cluster worker, read by `status()`.
     state: AtomicU8,
@@ -71,7 +74,19 @@ pub enum EndpointState {
 
 impl Endpoint {
     pub(crate) fn new(addresses: Addresses) -> Self {
-        Self { addresses, attempts: AtomicU64::new(0), state: AtomicU8::new(0) }
+        Self { addresses, hostname: ArcSwapOption::empty(), attempts: AtomicU64::new(0), state: AtomicU8::new(0) }
+    }
+
+    pub(crate) fn hostname(&self) -> Option<Authority> {
+        self.hostname.load().as_deref().cloned()
+    }
+
+    /// One that cannot be an authority is none.
+    pub(crate) fn set_hostname(&self, hostname: Option<&str>) {
+        let is_same = self.hostname.load().as_deref().map(Authority::as_str) == hostname;
+        if !is_same {
+            self.hostname.store(hostname.and_then(|name| Authority::try_from(name).ok()).map(Arc::new));
+        }
     }
 
     /// Calls that were given to it, ever.

@@ -10,8 +10,14 @@ use http_body::Body;
 use std::{
     fmt,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// One step of an upload.
 #[derive(Debug, PartialEq)]
@@ -22,6 +28,32 @@ pub(super) enum Part {
     Trailers(HeaderMap),
     /// The end, with nothing more to send.
     End,
+}
+
+/// When something of a call last moved; shared by whatever moves.
+#[derive(Clone, Debug)]
+pub(crate) struct Activity(Arc<Moved>);
+
+#[derive(Debug)]
+struct Moved {
+    begin: Instant,
+    /// In nanoseconds since `begin`.
+    last: AtomicU64,
+}
+
+impl Activity {
+    pub(crate) fn now() -> Self {
+        Self(Arc::new(Moved { begin: Instant::now(), last: AtomicU64::new(0) }))
+    }
+
+    pub(crate) fn touch(&self) {
+        let since = self.0.begin.elapsed().as_nanos();
+        self.0.last.store(since.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn last(&self) -> Instant {
+        self.0.begin + Duration::from_nanos(self.0.last.load(Ordering::Relaxed))
+    }
 }
 
 /// A request body with replay.
@@ -35,6 +67,8 @@ pub(crate) struct Upload<B> {
     /// Taken from the body by the lookahead, not sent yet.
     ahead: Option<Result<http_body::Frame<Bytes>, String>>,
     state: State,
+    /// Told of each step, if pauses are limited.
+    activity: Option<Activity>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -52,12 +86,17 @@ where
 {
     /// A body of which at most `cap` bytes are kept for another attempt.
     pub(crate) fn new(body: B, cap: usize) -> Self {
-        Self { body, kept: Kept::default(), cap, replayed: 0, ahead: None, state: State::Open }
+        Self { body, kept: Kept::default(), cap, replayed: 0, ahead: None, state: State::Open, activity: None }
     }
 
     /// Keeps up to `cap` bytes from now on.
     pub(crate) fn keep(&mut self, cap: usize) {
         self.cap = cap;
+    }
+
+    /// Tells of each step from now on.
+    pub(crate) fn tell(&mut self, activity: Option<Activity>) {
+        self.activity = activity;
     }
 
     /// Whether another attempt could send the whole body.
@@ -99,6 +138,14 @@ where
 
     /// The next step of this attempt, or the body's own error.
     pub(super) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, String>> {
+        let part = self.poll_step(cx);
+        if let (Poll::Ready(_), Some(activity)) = (&part, &self.activity) {
+            activity.touch();
+        }
+        part
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, String>> {
         if let Some(bytes) = self.kept.get(self.replayed) {
             let bytes = bytes.clone();
             self.replayed += 1;

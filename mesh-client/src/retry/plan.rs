@@ -62,6 +62,11 @@ impl Plan {
         self.policy.per_try_timeout
     }
 
+    /// How long an attempt may pause.
+    pub(crate) fn per_try_idle_timeout(&self) -> Option<Duration> {
+        self.policy.per_try_idle_timeout
+    }
+
     /// How many more endpoints to look at for one that was not tried; `None` where that does not matter.
     pub(crate) fn avoids_previous_hosts(&self) -> Option<u32> {
         self.policy.avoid_previous_hosts.then_some(self.policy.host_selection_attempts)

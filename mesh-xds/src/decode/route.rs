@@ -233,7 +233,7 @@ fn forward(
     hash_policies(&action.hash_policy, scope)?;
     let auto_host_rewrite = auto_host_rewrite(&action, scope);
     let retry_policy = optional_retry_policy(action.retry_policy, scope)?.or_else(|| fallback.cloned());
-    let idle_timeout = optional_duration(action.idle_timeout, "idle_timeout", scope)?.filter(|limit| !limit.is_zero());
+    let idle_timeout = optional_duration(action.idle_timeout, "idle_timeout", scope)?;
     let timeout = optional_duration(action.timeout, "timeout", scope)?;
     let (max_stream_duration, grpc_timeout_header_max) = match action.max_stream_duration {
         Some(limits) => scope.within("max_stream_duration", |scope| {
