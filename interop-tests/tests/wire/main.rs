@@ -36,6 +36,7 @@ mod interop_server;
 mod istiod;
 mod istiod_replay;
 mod istiod_scenarios;
+mod istiod_sidecars;
 mod load;
 mod load_reports;
 mod mesh;
