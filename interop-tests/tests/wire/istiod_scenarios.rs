@@ -118,8 +118,10 @@ fn plan(configurations: &[Configuration], target: &str, before: Option<&Plan>, i
         };
         for (name, _) in &leads_to {
             let kept = before.and_then(|plan| plan.clusters.get(name)).cloned();
-            // Delta tells at once that a cluster does not exist; in SotW that is a matter of time.
-            let endpoints = endpoints(configuration, name).or(kept).or_else(|| is_delta.then_some(None))?;
+            // Delta tells at once that a cluster does not exist, which is an error for who has nothing yet; otherwise, and
+            // in SotW, that is a matter of time.
+            let told = is_delta && before.is_none();
+            let endpoints = endpoints(configuration, name).or(kept).or_else(|| told.then_some(None))?;
             plan.clusters.insert(name.clone(), endpoints);
         }
         plan.routes.push((route.name, leads_to));

@@ -57,5 +57,6 @@ mod servers_without_manners;
 mod shutdown;
 mod single_resources;
 mod tokens;
+mod too_early;
 mod transport_corners;
 mod transport_socket;

@@ -21,13 +21,14 @@ pub(super) struct Node {
     server: Option<ServerId>,
     /// The last complete value.
     config: Option<Arc<ClusterConfig>>,
-    /// What a first configuration is made with while the control plane cannot be reached.
+    /// What a first configuration is made with while the control plane cannot be reached, or as long as it may have said
+    /// too early that a part does not exist.
     unreachable: Option<Arc<ClusterConfig>>,
     /// EDS resources that `config`, or the value to come, is made of.
     endpoints: BTreeSet<Arc<str>>,
     /// DNS names, likewise.
     names: BTreeSet<DnsName>,
-    /// An update is incomplete, and `config` is what was complete before it.
+    /// An update is incomplete, and targets have what there was before it: `config`, or the error that stood for it.
     behind: bool,
     /// What its newest resource makes of it.
     role: Role,
@@ -66,7 +67,7 @@ struct Wanted {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Complete(Result<Leaves, ClusterError>),
-    /// Would change by itself once the control plane is back.
+    /// Would change by itself once the control plane is back, or has more to say.
     Unreachable(Result<Leaves, ClusterError>),
     Incomplete,
 }
@@ -188,7 +189,8 @@ impl Node {
 
     /// Takes what a lookup came to. Returns whether targets see a difference.
     fn accept(&mut self, name: &ClusterName, outcome: Outcome) -> bool {
-        self.behind = matches!(outcome, Outcome::Incomplete) && self.config.is_some();
+        let before = self.config.is_some() || self.unreachable.is_some() || self.behind;
+        self.behind = matches!(outcome, Outcome::Incomplete) && before;
         match outcome {
             Outcome::Complete(state) => {
                 let changed = set(&mut self.config, name, self.server, state);
@@ -215,7 +217,7 @@ impl Node {
                 let error = ClusterError(text);
                 return (Role::Failed(error.clone()), Outcome::Complete(Err(error)), nothing);
             }
-            Lookup::Unreachable(text) => {
+            Lookup::Unreachable(text) | Lookup::Absent(text) => {
                 let error = ClusterError(text);
                 return (Role::Unreachable(error.clone()), Outcome::Unreachable(Err(error)), nothing);
             }
@@ -275,7 +277,7 @@ impl Node {
             }
             Lookup::Usable { .. } | Lookup::Pending => Outcome::Incomplete,
             Lookup::Failed(text) => Outcome::Complete(none(text)),
-            Lookup::Unreachable(text) => Outcome::Unreachable(none(text)),
+            Lookup::Unreachable(text) | Lookup::Absent(text) => Outcome::Unreachable(none(text)),
         }
     }
 

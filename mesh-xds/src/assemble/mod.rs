@@ -201,7 +201,7 @@ impl Assembler {
         match self.targets.get(&id) {
             Some(target) => target.is_decided() && !self.behind_nodes.iter().any(|name| self.refers_to(id, name)),
             None => self.singles.resource(id).is_some_and(|(kind, name)| {
-                matches!(sources.lookup(kind, name), Lookup::Usable { .. } | Lookup::Failed(_))
+                matches!(sources.lookup(kind, name), Lookup::Usable { .. } | Lookup::Failed(_) | Lookup::Absent(_))
             }),
         }
     }

@@ -62,7 +62,7 @@ impl Singles {
             let found = match sources.lookup(*kind, name) {
                 Lookup::Pending => Found::Pending,
                 Lookup::Usable { value, note, .. } => Found::Usable { value: value.clone(), error: note },
-                Lookup::Failed(text) | Lookup::Unreachable(text) => Found::Failed(text),
+                Lookup::Failed(text) | Lookup::Unreachable(text) | Lookup::Absent(text) => Found::Failed(text),
             };
             if *held != found {
                 *held = found.clone();

@@ -50,7 +50,8 @@ pub(super) struct TargetState {
 enum Stage {
     /// Something above the clusters is missing.
     Waiting(Arc<str>),
-    /// The control plane cannot be reached, and something above the clusters is missing.
+    /// Something above the clusters is missing, because the control plane cannot be reached, or said too early that it
+    /// does not exist: an error for who serves nothing.
     Unreachable(Arc<str>),
     /// There is no usable listener or no usable routes.
     Failed(Arc<str>),
@@ -212,7 +213,7 @@ impl TargetState {
                 return Stage::Waiting(waiting_for(Kind::Listener, &self.listener));
             }
             Lookup::Failed(text) => return Stage::Failed(text),
-            Lookup::Unreachable(text) => return Stage::Unreachable(text),
+            Lookup::Unreachable(text) | Lookup::Absent(text) => return Stage::Unreachable(text),
         };
         let ListenerKind::Api(http) = &listener.kind else {
             self.routes = None;
@@ -237,7 +238,7 @@ impl TargetState {
                         return Stage::Waiting(waiting_for(Kind::RouteConfig, name));
                     }
                     Lookup::Failed(text) => return Stage::Failed(text),
-                    Lookup::Unreachable(text) => return Stage::Unreachable(text),
+                    Lookup::Unreachable(text) | Lookup::Absent(text) => return Stage::Unreachable(text),
                 }
             }
         };

@@ -4,7 +4,8 @@
 //!              received ok
 //! Requested ───────────────► Acked ──── received invalid ───► Nacked      a good value, if any, stays,
 //!     │ invalid ─► Nacked      └─────── omitted, error ─────► its error   unless `fail_on_data_errors`
-//!     └ timer ───► DoesNotExist | Timeout
+//!     │ timer ───► DoesNotExist | Timeout
+//!     └ removed ─► Absent ── timer ──► DoesNotExist
 //! ```
 //!
 //! Whether a good value survives an error is decided here and nowhere else. The cache does NOT know who needs a
@@ -71,6 +72,8 @@ enum State {
     Requested,
     Acked,
     Nacked,
+    /// Removed before it ever came: not for good until its timer has fired as well.
+    Absent,
     DoesNotExist,
     Timeout,
     ReceivedError,
@@ -92,6 +95,9 @@ pub(crate) enum Lookup<'a> {
     Failed(Arc<str>),
     /// There is none, because the control plane cannot be reached: may change by itself.
     Unreachable(Arc<str>),
+    /// There is none, and the control plane has said so of a resource that it never sent: perhaps before it came to what
+    /// no longer needs it. Who serves something complete waits for the timer; who has nothing need not.
+    Absent(Arc<str>),
 }
 
 /// What an event changed.
@@ -180,14 +186,19 @@ impl Cache {
     /// The server said that a subscribed resource is not there.
     pub(crate) fn removed(&mut self, kind: Kind, name: &str, said: &Said) -> Change {
         // "LDS/CDS omission: n/a | ambient (NOT_FOUND), keep | Err, drop cache" - A88. Delta can say it of every type, and
-        // of a resource that never came, which then need not be waited for.
-        let text = match self.entries.of(kind).get(name).map(|entry| (entry.state, &entry.value)) {
+        // of a resource that never came. "Removed resources for missing resources can be ignored" - DeltaDiscoveryResponse:
+        // many servers answer a subscription that way moments before they send the resource, or routes that do not need
+        // it. So that is an error for who has nothing else, and takes nothing from who has, before the time that SotW
+        // gives it (A57).
+        let absent = "does not exist: the control plane says so";
+        let (state, text) = match self.entries.of(kind).get(name).map(|entry| (entry.state, &entry.value)) {
             // Said before, perhaps of a value that was dropped then.
-            Some((State::DoesNotExist, _)) | None => return Change::default(),
-            Some((_, Some(_))) => format_args!("was deleted by the control plane"),
-            Some((_, None)) => format_args!("does not exist: the control plane says so"),
+            Some((State::DoesNotExist | State::Absent, _)) | None => return Change::default(),
+            Some((_, Some(_))) => (State::DoesNotExist, "was deleted by the control plane"),
+            Some((State::Requested, None)) => (State::Absent, absent),
+            Some((_, None)) => (State::DoesNotExist, absent),
         };
-        self.failed(kind, name, State::DoesNotExist, Droppable::Yes, &text, Attempt::without_resource(said))
+        self.failed(kind, name, state, Droppable::Yes, &format_args!("{text}"), Attempt::without_resource(said))
     }
 
     /// Whether there is a value that, as far as the server has said, the server has too.
@@ -222,6 +233,11 @@ impl Cache {
 
     /// The does-not-exist timer fired.
     pub(crate) fn timed_out(&mut self, kind: Kind, name: &str, after: Duration, at: Instant) -> Change {
+        if let Some(entry) = self.entries.of(kind).get_mut(name).filter(|entry| entry.state == State::Absent) {
+            // What the server said is true, for all that it has said since.
+            entry.state = State::DoesNotExist;
+            return Change { visible: true, ..Change::default() };
+        }
         let attempt = Attempt { raw: None, version: Arc::default(), at };
         if self.features.contains(&Feature::ResourceTimerIsTransient) {
             let text = format_args!("the control plane did not answer within {after:?}");
@@ -259,6 +275,7 @@ impl Cache {
                 let note = error.as_ref().or(unreachable.as_ref()).map(Arc::clone);
                 Lookup::Usable { value, note, deleted: *deleted }
             }
+            (Some(Entry { state: State::Absent, error: Some(error), .. }), _) => Lookup::Absent(Arc::clone(error)),
             (Some(Entry { error: Some(error), .. }), _) => Lookup::Failed(Arc::clone(error)),
             (_, Some(cause)) => Lookup::Unreachable(self.text(kind, name, cause)),
             (_, None) => Lookup::Pending,
@@ -350,7 +367,7 @@ impl Entry {
                 State::Requested => ResourceState::Requested,
                 State::Acked => ResourceState::Acked,
                 State::Nacked => ResourceState::Nacked { error: error() },
-                State::DoesNotExist => ResourceState::DoesNotExist,
+                State::DoesNotExist | State::Absent => ResourceState::DoesNotExist,
                 State::Timeout => ResourceState::Timeout,
                 State::ReceivedError => ResourceState::ReceivedError,
             },

@@ -40,7 +40,8 @@ fn status(cache: &Cache) -> ResourceStatus {
     cache.status(&"s".into(), &Clock::now()).remove(0)
 }
 
-/// What readers see: `-` nothing yet, `v` a value, `v!` a value with an ambient error, `Err`, `Err?` while unreachable.
+/// What readers see: `-` nothing yet, `v` a value, `v!` a value with an ambient error, `Err`, `Err?` while unreachable,
+/// `gone?` perhaps too early.
 fn seen(cache: &Cache) -> &'static str {
     match cache.lookup(KIND, "c") {
         Lookup::Pending => "-",
@@ -48,6 +49,7 @@ fn seen(cache: &Cache) -> &'static str {
         Lookup::Usable { note: Some(_), .. } => "v!",
         Lookup::Failed(_) => "Err",
         Lookup::Unreachable(_) => "Err?",
+        Lookup::Absent(_) => "gone?",
     }
 }
 
@@ -234,4 +236,37 @@ fn a_value_that_was_dropped_is_not_shown_as_in_use() {
     let shown = status(&cache);
     assert_eq!((shown.version, shown.resource, shown.last_updated), (None, None, None));
     assert!(shown.failure.is_some());
+}
+
+#[test]
+fn what_is_removed_before_it_came_is_gone_for_good_once_its_timer_has_fired() {
+    for features in [&[][..], &[Feature::FailOnDataErrors], &[Feature::ResourceTimerIsTransient]] {
+        let mut cache = Cache::new("node-7", features);
+        cache.requested(KIND, &name());
+        let change = cache.removed(KIND, "c", &said("1"));
+        assert!(change.visible && change.new_error.is_some_and(|text| text.contains("the control plane says so")));
+        assert_eq!((seen(&cache), status(&cache).state), ("gone?", ResourceState::DoesNotExist));
+        assert_eq!(cache.removed(KIND, "c", &said("2")), Change::default(), "said before");
+        let change = cache.timed_out(KIND, "c", Duration::from_secs(15), Instant::now());
+        assert_eq!((change.visible, change.new_error), (true, None));
+        assert_eq!((seen(&cache), status(&cache).state), ("Err", ResourceState::DoesNotExist));
+        assert!(accept(&mut cache, 1).visible);
+        assert_eq!(seen(&cache), "v");
+    }
+}
+
+#[test]
+fn what_is_removed_before_it_came_may_come_after_all() {
+    let mut cache = Cache::new("node-7", &[]);
+    cache.requested(KIND, &name());
+    cache.removed(KIND, "c", &said("1"));
+    // That it is not there is known: an outage is no reason to ask somebody else (A71).
+    cache.unreachable("refused");
+    assert_eq!(seen(&cache), "gone?");
+    cache.reachable();
+    accept(&mut cache, 1);
+    assert_eq!((seen(&cache), status(&cache).failure), ("v", None));
+    // Now it is a deletion.
+    cache.removed(KIND, "c", &said("2"));
+    assert_eq!(seen(&cache), "v!");
 }

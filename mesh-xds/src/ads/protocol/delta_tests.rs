@@ -61,8 +61,10 @@ impl Ads {
             self.held.insert((kind, (*name).to_owned()), format!("{name}@{push}").into());
         }
         for name in removed {
-            let held = self.held.remove(&(kind, (*name).to_owned())).is_some();
-            self.protocol.removed(kind, name, held);
+            match self.held.remove(&(kind, (*name).to_owned())) {
+                Some(_) => self.protocol.removed(kind, name, true),
+                None => self.protocol.removed_early(kind, name),
+            }
         }
         self.protocol.acknowledge(kind, &push.into(), &nonce.into(), Verdict::Ack);
         self.collect()
@@ -206,11 +208,11 @@ fn what_a_push_removes_is_subscribed_again_behind_the_ack() {
 }
 
 #[test]
-fn a_name_that_never_was_does_not_exist_at_once_and_is_not_subscribed_again() {
+fn a_name_that_never_was_is_not_subscribed_again_and_its_timer_runs_on() {
     let mut ads = Ads::connected();
     ads.wants(Listener, &["l"]).asks(Listener, &["l"], &[]).takes_all(Listener);
     ads.sends(Listener, "1", "n1", &[], &["l"]).acks(Listener, "n1").is_silent();
-    assert_eq!(ads.after(TIMEOUT), []);
+    assert_eq!(ads.after(TIMEOUT), [(Listener, Arc::from("l"))]);
 }
 
 #[test]
@@ -256,12 +258,12 @@ fn a_response_that_removes_what_it_brings_brings_it() {
 // === A57's timers ===
 
 #[test]
-fn on_a_new_stream_timers_run_for_the_unanswered_only() {
+fn on_a_new_stream_timers_run_for_what_never_came_only() {
     let mut ads = Ads::connected();
     ads.wants(Cluster, &["a", "b", "c"]).takes_all(Cluster).sends(Cluster, "1", "n", &["a"], &["b"]);
     ads.requests.clear();
     ads.protocol.disconnected();
     assert_eq!(ads.after(TIMEOUT * 2), []);
     ads.connect().takes_all(Cluster);
-    assert_eq!(ads.after(TIMEOUT), [(Cluster, Arc::from("c"))]);
+    assert_eq!(ads.after(TIMEOUT), [(Cluster, Arc::from("b")), (Cluster, Arc::from("c"))]);
 }

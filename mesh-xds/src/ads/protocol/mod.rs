@@ -205,8 +205,15 @@ impl Protocol {
         }
     }
 
-    /// Answers a response, once everything in it was told by [`answered`](Self::answered) or
-    /// [`removed`](Self::removed).
+    /// The same of a resource that never came: its timer runs on, since the server may have said so too early.
+    pub(crate) fn removed_early(&mut self, kind: Kind, name: &str) {
+        if let Variant::Delta(types) = &mut self.variant {
+            types.of(kind).removed(name, false);
+        }
+    }
+
+    /// Answers a response, once everything in it was told by [`answered`](Self::answered), [`removed`](Self::removed) or
+    /// [`removed_early`](Self::removed_early).
     pub(crate) fn acknowledge(&mut self, kind: Kind, version: &Arc<str>, nonce: &Arc<str>, verdict: Verdict) {
         let names = &*self.names.of(kind);
         let says = match &mut self.variant {

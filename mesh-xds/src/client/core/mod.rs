@@ -16,7 +16,7 @@ use crate::{
     ads::{Protocol, Request, Response, Verdict},
     assemble::{Needs, Subject, TargetId, Value},
     bootstrap::{ServerId, XdsServer},
-    cache::{Cache, Change, Said},
+    cache::{Cache, Change, Lookup, Said},
     dns::Answered,
     log::Limiter,
     resource::{DnsName, Kind, Received},
@@ -201,8 +201,12 @@ impl Core {
         // First: should a response remove what it also brings, then it is there.
         for name in removed {
             if self.protocol(server).is_subscribed(kind, &name) {
-                self.protocol(server).removed(kind, &name, cache.holds(kind, &name));
+                let held = cache.holds(kind, &name);
                 let change = cache.removed(kind, &name, &said);
+                match cache.lookup(kind, &name) {
+                    Lookup::Absent(_) => self.protocol(server).removed_early(kind, &name),
+                    _ => self.protocol(server).removed(kind, &name, held),
+                }
                 self.changed(server, kind, &name, change, now);
             }
         }
