@@ -3,7 +3,7 @@
 //! What moves notes the time, and a timer that is due looks whether something has moved since: a frame costs a clock
 //! reading, not a timer. Calls whose route has neither limit have none of it. It does NOT end a call.
 
-use crate::endpoint::Activity;
+use crate::upload::Activity;
 use std::{
     pin::{Pin, pin},
     task::{Context, Poll, ready},

@@ -44,6 +44,7 @@ mod status;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod upload;
 mod wakeups;
 
 pub use builder::{ChannelBuilder, MeshBuilder};

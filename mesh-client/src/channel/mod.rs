@@ -11,16 +11,14 @@ pub(crate) use stack::form;
 
 use crate::{
     apply::Table,
-    balance::Tried,
     call::ResponseBody,
-    cluster::NoPick,
     endpoint::EndpointState,
     error::{Cause, MeshError},
     mesh::Connected,
     retry::Throttle,
     status::{ChannelState, ChannelStatus},
 };
-use http::{HeaderValue, Request, Response, request, uri::Authority};
+use http::{HeaderValue, Request, Response, uri::Authority};
 use http_body::Body;
 use mesh_xds::TargetWatch;
 use std::{
@@ -156,7 +154,8 @@ impl MeshChannel {
     /// # Errors
     /// What the call would fail with.
     #[cfg(feature = "testing")]
-    pub fn destination(&self, head: &request::Parts) -> Option<Result<std::net::SocketAddr, MeshError>> {
+    pub fn destination(&self, head: &http::request::Parts) -> Option<Result<std::net::SocketAddr, MeshError>> {
+        use crate::{balance::Tried, cluster::NoPick};
         let inner = &self.inner;
         let picked = match inner.try_route(head, form(&head.headers), false)? {
             Ok(routed) => match routed.backends.try_pick(false, &Tried::default())? {

@@ -20,12 +20,13 @@ use crate::{
     call::{Finish, ResponseBody, WaitForReady},
     cluster::{Backends, NoPick},
     deadline::{self, Deadline, GRPC_TIMEOUT, Limits, within},
-    endpoint::{RecvBody, SendFailure, Slot, Upload},
+    endpoint::{RecvBody, SendFailure, Slot},
     error::{self, Cause, MeshError, ReplyForm},
     idle::{Idle, moving},
     load::Attempt,
     retry::{Failure, Plan, Retries, Verdict},
     route::RequestHead,
+    upload::Upload,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri,

@@ -12,11 +12,13 @@
 //! ```
 
 use super::{
-    Connection, ConnectionEvent, Gate, RecvFailure, SendFailure, Transport, Upload,
+    Connection, ConnectionEvent, Gate, RecvFailure, SendFailure, Transport,
     connect::{DialOptions, happy_eyeballs},
-    upload::Part,
 };
-use crate::task::Tasks;
+use crate::{
+    task::Tasks,
+    upload::{BodyFailed, Upload, lend},
+};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri, Version, header, request, response, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
@@ -259,13 +261,9 @@ impl Pool {
     {
         let request = request(head)?;
         let mut connection = self.ready_connection().await?;
-        let size = upload.as_ref().map(Upload::size_hint).unwrap_or_default();
-        let over = upload.as_ref().is_none_or(Upload::is_empty);
         // hyper takes the body; the next attempt needs it back.
-        let lent = Arc::new(Mutex::new(upload.take()));
-        let mut loan = Loan { home: upload, lent: Arc::clone(&lent), returns: true };
-        let written = Arc::new(AtomicBool::new(false));
-        let body = LentBody { upload: lent, size, over, _written: Written(Arc::clone(&written)) };
+        let (loan, body) = lend(upload);
+        let written = loan.written();
         let sent = connection.sender.try_send_request(request.map(|()| ErasedBody(Box::pin(body)))).await;
         let response = sent.map_err(|mut error| {
             let unsent = error.take_message().is_some();
@@ -287,9 +285,7 @@ impl Pool {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(SendFailure::Unacceptable("101 Switching Protocols, which nobody asked for".to_owned()));
         }
-        // A body that is wholly sent may be sent again; another goes on while the response is read.
-        loan.returns = written.load(Ordering::Acquire);
-        drop(loan);
+        loan.settle();
         let (parts, body) = response.into_parts();
         let lease = Lease { connection, written, pool: Arc::clone(&self.0) };
         Ok((parts, RecvBody { body, lease: Some(lease), ended: false }))
@@ -344,11 +340,6 @@ fn request(head: &request::Parts) -> Result<Request<()>, SendFailure> {
 /// The request body as hyper takes it: one type for every caller's, because a pooled connection serves them all.
 struct ErasedBody(Pin<Box<dyn Body<Data = Bytes, Error = BodyFailed> + Send>>);
 
-/// The caller's body failed; its text.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct BodyFailed(String);
-
 impl Body for ErasedBody {
     type Data = Bytes;
     type Error = BodyFailed;
@@ -363,75 +354,6 @@ impl Body for ErasedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.size_hint()
-    }
-}
-
-/// Brings a lent upload back, also when the attempt is given up.
-struct Loan<'a, B> {
-    home: &'a mut Option<Upload<B>>,
-    lent: Arc<Mutex<Option<Upload<B>>>>,
-    returns: bool,
-}
-
-impl<B> Drop for Loan<'_, B> {
-    fn drop(&mut self) {
-        if self.returns {
-            *self.home = lock(&self.lent).take();
-        }
-    }
-}
-
-/// An upload on loan to hyper.
-struct LentBody<B> {
-    upload: Arc<Mutex<Option<Upload<B>>>>,
-    size: SizeHint,
-    over: bool,
-    /// Dropped when hyper lets go of the body.
-    _written: Written,
-}
-
-/// Raises its flag when it is dropped.
-struct Written(Arc<AtomicBool>);
-
-impl Drop for Written {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-impl<B> Body for LentBody<B>
-where
-    B: Body + Unpin,
-    B::Error: fmt::Display,
-{
-    type Data = Bytes;
-    type Error = BodyFailed;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
-        if self.over {
-            return Poll::Ready(None);
-        }
-        let part = match lock(&self.upload).as_mut() {
-            Some(upload) => ready!(upload.poll_part(cx)),
-            // It went to another attempt: what hyper has of it must not look like the whole.
-            None => Err("given up".to_owned()),
-        };
-        let (frame, over) = match part {
-            Ok(Part::Data { bytes, last }) => (Some(Ok(Frame::data(bytes))), last),
-            Ok(Part::Trailers(trailers)) => (Some(Ok(Frame::trailers(trailers))), true),
-            Ok(Part::End) => (None, true),
-            Err(error) => (Some(Err(BodyFailed(error))), true),
-        };
-        self.over = over;
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.over
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.size
     }
 }
 

@@ -12,10 +12,10 @@
 //! ```
 
 use super::{
-    Connection, ConnectionEvent, Gate, RecvFailure, SendFailure, Transport, Upload,
+    Connection, ConnectionEvent, Gate, RecvFailure, SendFailure, Transport,
     connect::{DialOptions, Keepalive, Tracked, Writes},
-    upload::Part,
 };
+use crate::upload::{Part, Upload};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use h2::{

@@ -16,12 +16,10 @@ mod connect;
 #[cfg(feature = "http1")]
 mod h1;
 mod h2;
-mod upload;
 
 pub(crate) use connect::{Dial, DialOptions, Keepalive, interleaved};
-pub(crate) use upload::{Activity, Upload};
 
-use crate::wakeups::Wakeups;
+use crate::{upload::Upload, wakeups::Wakeups};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{request, response, uri::Authority};

@@ -14,19 +14,12 @@ const MS: fn(u64) -> Duration = Duration::from_millis;
 
 fn policy(retry_on: &str, num_retries: u32) -> RetryPolicy {
     RetryPolicy {
-        retry_on: retry_on.split(',').filter_map(RetryCondition::named).collect(),
         num_retries,
         base_interval: MS(100),
         max_interval: MS(1000),
-        per_try_timeout: None,
-        per_try_idle_timeout: None,
         retriable_status_codes: vec![418],
         retriable_headers: vec![present("x-again")],
-        retriable_request_headers: Vec::new(),
-        rate_limited: None,
-        avoid_previous_hosts: false,
-        host_selection_attempts: 1,
-        previous_priorities: None,
+        ..RetryPolicy::on(retry_on.split(',').filter_map(RetryCondition::named))
     }
 }
 

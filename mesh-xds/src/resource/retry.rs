@@ -39,6 +39,34 @@ pub struct RetryPolicy {
     pub previous_priorities: Option<u32>,
 }
 
+impl RetryPolicy {
+    /// One retry on any of these conditions, and for everything else what is so unless it is set.
+    ///
+    /// ```
+    /// use mesh_xds::resource::{RetryCondition, RetryPolicy};
+    ///
+    /// let policy = RetryPolicy { num_retries: 3, ..RetryPolicy::on([RetryCondition::Unavailable]) };
+    /// assert_eq!(policy.base_interval.as_millis(), 25);
+    /// ```
+    pub fn on(conditions: impl IntoIterator<Item = RetryCondition>) -> Self {
+        Self {
+            retry_on: conditions.into_iter().collect(),
+            num_retries: 1,
+            base_interval: Duration::from_millis(25),
+            max_interval: Duration::from_millis(250),
+            per_try_timeout: None,
+            per_try_idle_timeout: None,
+            retriable_status_codes: Vec::new(),
+            retriable_headers: Vec::new(),
+            retriable_request_headers: Vec::new(),
+            rate_limited: None,
+            avoid_previous_hosts: false,
+            host_selection_attempts: 1,
+            previous_priorities: None,
+        }
+    }
+}
+
 /// `rate_limited_retry_back_off`: the server says when to come again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimitedBackOff {

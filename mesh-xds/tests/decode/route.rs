@@ -217,21 +217,7 @@ fn a_route_without_retry_policy_has_its_virtual_hosts() {
 
 /// What a policy is that says only this.
 fn policy(retry_on: &str) -> RetryPolicy {
-    RetryPolicy {
-        retry_on: RetryCondition::named(retry_on).into_iter().collect(),
-        num_retries: 1,
-        base_interval: Duration::from_millis(25),
-        max_interval: Duration::from_millis(250),
-        per_try_timeout: None,
-        per_try_idle_timeout: None,
-        retriable_status_codes: Vec::new(),
-        retriable_headers: Vec::new(),
-        retriable_request_headers: Vec::new(),
-        rate_limited: None,
-        avoid_previous_hosts: false,
-        host_selection_attempts: 1,
-        previous_priorities: None,
-    }
+    RetryPolicy::on(RetryCondition::named(retry_on))
 }
 
 #[test]

@@ -4,6 +4,12 @@
 //! committed to its attempt. One frame of lookahead lets END_STREAM ride on the last DATA frame.
 //! This file does NOT decide whether to repeat, and knows no protocol.
 
+#[cfg(feature = "http1")]
+mod lent;
+
+#[cfg(feature = "http1")]
+pub(crate) use lent::{BodyFailed, lend};
+
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::Body;
@@ -21,7 +27,7 @@ use tokio::time::Instant;
 
 /// One step of an upload.
 #[derive(Debug, PartialEq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// Bytes; `last` when the body ends with them.
     Data { bytes: Bytes, last: bool },
     /// Trailers: the end.
@@ -110,7 +116,7 @@ where
     }
 
     /// There will be no other attempt: lets go of what was kept.
-    pub(super) fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         let unsent = self.kept.len() - self.replayed;
         if unsent == 0 {
             self.kept = Kept { overflowed: true, ..Kept::default() };
@@ -120,7 +126,7 @@ where
     }
 
     /// Whether it is known now that there is nothing to send.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         match self.state {
             State::Open => self.kept.len() == 0 && self.ahead.is_none() && self.body.is_end_stream(),
             State::Ended(ref trailers) => self.kept.len() == 0 && trailers.is_none() && !self.kept.overflowed,
@@ -129,7 +135,7 @@ where
 
     /// How much there is to send, if the body knows.
     #[cfg(feature = "http1")]
-    pub(super) fn size_hint(&self) -> http_body::SizeHint {
+    pub(crate) fn size_hint(&self) -> http_body::SizeHint {
         match self.state {
             State::Open if self.kept.len() == 0 && self.ahead.is_none() => self.body.size_hint(),
             _ => http_body::SizeHint::default(),
@@ -137,7 +143,7 @@ where
     }
 
     /// The next step of this attempt, or the body's own error.
-    pub(super) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, String>> {
+    pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, String>> {
         let part = self.poll_step(cx);
         if let (Poll::Ready(_), Some(activity)) = (&part, &self.activity) {
             activity.touch();
