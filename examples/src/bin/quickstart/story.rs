@@ -40,7 +40,7 @@ pub(crate) async fn tell(world: &mut World, tally: &Tally) -> Result<(), Failed>
 
     tally.begin(kill);
     world.kill(B).await?;
-    tally.say("b died: calls in flight there are cut, all others go elsewhere");
+    tally.say("b died: calls in flight there are made again, all others go elsewhere");
     look(1500).await;
 
     let took = world.revive(B).await?;
