@@ -5,12 +5,14 @@
 
 use super::{ServerId, XdsServer, percent_encode};
 use crate::{name, resource::Invalid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The servers of a bootstrap, each once, and the authorities that list them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Authorities {
     servers: Vec<XdsServer>,
+    /// Those at each address, which differ in credentials or features.
+    by_address: BTreeMap<String, Vec<ServerId>>,
     /// The first one is the top level's, which answers for plain names.
     all: Vec<Authority>,
     by_name: BTreeMap<String, AuthorityId>,
@@ -39,7 +41,8 @@ pub(super) struct Entry {
 impl Authorities {
     /// The top level alone; `template` is `client_default_listener_resource_name_template`.
     pub(super) fn new(servers: Vec<XdsServer>, template: String) -> Self {
-        let mut authorities = Self { servers: Vec::new(), all: Vec::new(), by_name: BTreeMap::new() };
+        let mut authorities =
+            Self { servers: Vec::new(), by_address: BTreeMap::new(), all: Vec::new(), by_name: BTreeMap::new() };
         let servers = authorities.numbered(servers);
         authorities.all.push(Authority { servers, template });
         authorities
@@ -67,19 +70,20 @@ impl Authorities {
     }
 
     fn numbered(&mut self, servers: Vec<XdsServer>) -> Vec<ServerId> {
-        let mut numbers = Vec::new();
-        for server in servers {
-            let known = self.servers.iter().position(|known| *known == server);
-            let index = known.unwrap_or_else(|| {
-                self.servers.push(server);
-                self.servers.len() - 1
-            });
-            let id = ServerId(u16::try_from(index).unwrap_or(u16::MAX));
-            if !numbers.contains(&id) {
-                numbers.push(id);
-            }
+        let mut seen = BTreeSet::new();
+        let numbers = servers.into_iter().map(|server| self.number(server));
+        numbers.filter(|id| seen.insert(*id)).collect()
+    }
+
+    fn number(&mut self, server: XdsServer) -> ServerId {
+        let there = self.by_address.entry(server.to_string()).or_default();
+        if let Some(known) = there.iter().find(|id| self.servers[id.index()] == server) {
+            return *known;
         }
-        numbers
+        let id = ServerId(self.servers.len());
+        there.push(id);
+        self.servers.push(server);
+        id
     }
 
     /// Every server, in the order of their numbers.

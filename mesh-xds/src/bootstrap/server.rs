@@ -106,11 +106,11 @@ impl fmt::Display for XdsServer {
 
 /// Names a server within one bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServerId(pub(super) u16);
+pub struct ServerId(pub(super) usize);
 
 impl ServerId {
     pub(crate) fn index(self) -> usize {
-        usize::from(self.0)
+        self.0
     }
 }
 

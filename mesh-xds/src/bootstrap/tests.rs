@@ -133,6 +133,22 @@ fn authorities_have_servers_and_a_template_of_their_own_or_the_usual_ones() {
 }
 
 #[test]
+fn of_very_many_servers_each_is_itself() {
+    let server = |number: u32| format!(r#"{{"server_uri":"h{number}:1","channel_creds":[{{"type":"insecure"}}]}}"#);
+    let count = 70_000;
+    let list: Vec<_> = (0..count).chain([0, 65_535, 65_536]).map(server).collect();
+    let last = format!(r#""authorities":{{"a":{{"xds_servers":[{}]}}}}"#, server(count - 1));
+    let bootstrap = Bootstrap::parse(&format!(r#"{{"xds_servers":[{}],{last}}}"#, list.join(","))).unwrap();
+    assert_eq!(bootstrap.servers().count(), count as usize, "one that is listed again is the same");
+    for (number, (id, server)) in bootstrap.servers().enumerate() {
+        assert_eq!((id.index(), server.to_string()), (number, format!("h{number}:1")));
+    }
+    let authority = bootstrap.authorities.of("xdstp://a/t/x").expect("it is there");
+    let id = bootstrap.authorities.choice(authority, 0).expect("it has a server");
+    assert_eq!(bootstrap.server_name(id), "h69999:1");
+}
+
+#[test]
 fn the_listener_template_is_percent_encoded_only_for_xdstp() {
     let named = |template: &str, target: &str| {
         let address = ServerAddress::parse("a:1").unwrap();
