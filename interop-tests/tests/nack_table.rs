@@ -3,10 +3,42 @@
 use bytes::Bytes;
 use interop_tests::nack_table::{CERTIFICATE_PROVIDERS, rows};
 use mesh_xds::{
-    control_plane::proto::google::protobuf::Any,
+    control_plane::proto::{
+        envoy::{
+            config::{
+                cluster::v3::{
+                    Cluster, LoadBalancingPolicy,
+                    cluster::{ClusterDiscoveryType::ClusterType, CustomClusterType},
+                    load_balancing_policy::Policy,
+                },
+                core::v3::{
+                    Address, Locality, Metadata, TransportSocket, TypedExtensionConfig,
+                    transport_socket::ConfigType as SocketConfig,
+                },
+                endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints},
+                listener::v3::{ApiListener, Listener},
+                route::v3::RouteConfiguration,
+            },
+            extensions::{
+                clusters::aggregate::v3::ClusterConfig as AggregateConfig,
+                filters::{
+                    http::{fault::v3::HttpFault, router::v3::Router},
+                    network::http_connection_manager::v3::{
+                        HttpConnectionManager, HttpFilter, http_connection_manager::RouteSpecifier,
+                        http_filter::ConfigType,
+                    },
+                },
+                load_balancing_policies::ring_hash::v3::RingHash,
+                transport_sockets::tls::v3::UpstreamTlsContext,
+                upstreams::http::v3::HttpProtocolOptions,
+            },
+        },
+        google::protobuf::{Any, UInt32Value},
+    },
     decode::{DecodeContext, decode},
     resource::{Kind, Received},
 };
+use prost::{Message, Name};
 use std::collections::HashSet;
 
 fn received(kind: Kind, any: &Any) -> Received {
@@ -33,6 +65,86 @@ fn each_rule_refuses_the_bad_resource_at_its_field_and_takes_its_twin() {
         }
     }
     assert!(failures.is_empty(), "{} rules fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// What YAML cannot say: bytes that are no such message.
+#[test]
+fn a_message_that_cannot_be_read_is_refused_where_it_is_even_when_optional() {
+    let broken = |type_url: String| Some(Any { type_url, value: b"\xff".to_vec() });
+    let filter = |name: &str, any, is_optional| HttpFilter {
+        name: name.to_owned(),
+        is_optional,
+        config_type: Some(ConfigType::TypedConfig(any)),
+        ..HttpFilter::default()
+    };
+    let router = Any { type_url: Router::type_url(), value: Vec::new() };
+    let fault = filter("fault", broken(HttpFault::type_url()).unwrap(), true);
+    let manager = HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration::default())),
+        http_filters: vec![fault, filter("router", router, false)],
+        ..HttpConnectionManager::default()
+    };
+    let manager = Any { type_url: HttpConnectionManager::type_url(), value: manager.encode_to_vec() };
+    let listener = |any| {
+        let api = ApiListener { api_listener: any };
+        Listener { name: "x".to_owned(), api_listener: Some(api), ..Listener::default() }.encode_to_vec()
+    };
+    let cluster = |cluster: Cluster| Cluster { name: "x".to_owned(), ..cluster }.encode_to_vec();
+    let socket = TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: broken(UpstreamTlsContext::type_url()).map(SocketConfig::TypedConfig),
+    };
+    let options = HttpProtocolOptions::type_url();
+    let extension = |any| TypedExtensionConfig { name: "e".to_owned(), typed_config: any };
+    let policy = Policy { typed_extension_config: Some(extension(broken(RingHash::type_url()))) };
+    let aggregate = CustomClusterType { name: "a".to_owned(), typed_config: broken(AggregateConfig::type_url()) };
+    let key = "envoy.http11_proxy_transport_socket.proxy_address";
+    let proxy = [(key.to_owned(), broken(Address::type_url()).unwrap())].into();
+    let locality = LocalityLbEndpoints {
+        locality: Some(Locality::default()),
+        load_balancing_weight: Some(UInt32Value { value: 1 }),
+        metadata: Some(Metadata { typed_filter_metadata: proxy, ..Metadata::default() }),
+        ..LocalityLbEndpoints::default()
+    };
+    let endpoints =
+        ClusterLoadAssignment { cluster_name: "x".to_owned(), endpoints: vec![locality], ..Default::default() };
+    let table = [
+        (Kind::Listener, "api_listener.api_listener", listener(broken(HttpConnectionManager::type_url()))),
+        (Kind::Listener, "api_listener.api_listener.http_filters[0].typed_config", listener(Some(manager))),
+        (
+            Kind::Cluster,
+            "cluster_type.typed_config",
+            cluster(Cluster { cluster_discovery_type: Some(ClusterType(aggregate)), ..Cluster::default() }),
+        ),
+        (
+            Kind::Cluster,
+            "transport_socket.typed_config",
+            cluster(Cluster { transport_socket: Some(socket), ..Cluster::default() }),
+        ),
+        (
+            Kind::Cluster,
+            "load_balancing_policy.policies[0].typed_extension_config.typed_config",
+            cluster(Cluster {
+                load_balancing_policy: Some(LoadBalancingPolicy { policies: vec![policy] }),
+                ..Cluster::default()
+            }),
+        ),
+        (
+            Kind::Cluster,
+            "upstream_config.typed_config",
+            cluster(Cluster { upstream_config: Some(extension(broken(options))), ..Cluster::default() }),
+        ),
+        (
+            Kind::Endpoints,
+            "endpoints[0].metadata.typed_filter_metadata[\"envoy.http11_proxy_transport_socket.proxy_address\"]",
+            endpoints.encode_to_vec(),
+        ),
+    ];
+    for (kind, path, value) in table {
+        let invalid = received(kind, &Any { type_url: kind.type_url().to_owned(), value }).value.expect_err(path);
+        assert_eq!(invalid.path, path);
+        assert!(invalid.reason.contains("malformed"), "{invalid}");
+    }
 }
 
 #[test]

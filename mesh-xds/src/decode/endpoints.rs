@@ -4,7 +4,7 @@
 //! hash and no allocation.
 
 use super::{
-    basics::{EndpointAddress, endpoint_address, fraction, unpack},
+    basics::{EndpointAddress, endpoint_address, fraction, type_name, unpack},
     dns::dns_name,
     scope::Scope,
 };
@@ -21,6 +21,7 @@ use envoy_types::pb::envoy::config::{
         self as pb, cluster_load_assignment::Policy, lb_endpoint::HostIdentifier, locality_lb_endpoints::LbConfig,
     },
 };
+use prost::Name;
 use rustc_hash::FxHashSet;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -326,10 +327,11 @@ fn proxy_address(metadata: Option<&Metadata>, scope: &mut Scope<'_>) -> Result<(
     };
     scope.within("metadata", |scope| {
         scope.key("typed_filter_metadata", PROXY_ADDRESS, |scope| {
-            let Ok(address) = unpack::<Address>(any, scope) else {
+            if type_name(&any.type_url) != Address::full_name() {
                 return Ok(());
-            };
-            match endpoint_address(Some(&address), scope)? {
+            }
+            // "known type that fails to parse -> NACK" - A83
+            match endpoint_address(Some(&unpack(any, scope)?), scope)? {
                 EndpointAddress::Socket(_) => {
                     scope.ignore_here("HTTP CONNECT proxies are not supported: has no effect")
                 }
