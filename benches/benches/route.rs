@@ -7,7 +7,7 @@ use benches::inputs::{Version, decoded, virtual_hosts};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method};
 use mesh_client::route::{RequestHead, RouteMatcher};
-use mesh_xds::resource::{Kind, PathMatch, Resource, Route, RouteAction, RouteMatch};
+use mesh_xds::resource::{FilterOverrides, Kind, PathMatch, Resource, Route, RouteAction, RouteMatch};
 use std::hint::black_box;
 
 const ROUTES: usize = 1_000;
@@ -60,6 +60,7 @@ fn route(path: PathMatch) -> Route {
         matches: RouteMatch { path, headers: Vec::new(), fraction: None },
         // The matcher does not look at actions.
         action: RouteAction::Unsupported("redirect"),
+        overrides: FilterOverrides::default(),
     }
 }
 

@@ -5,8 +5,8 @@
 //!
 //! It does NOT own or change anything of the request.
 
-use http::{HeaderMap, HeaderName, Method, header::CONTENT_TYPE};
-use mesh_xds::resource::{HeaderField, PseudoHeader};
+use http::{HeaderMap, HeaderName, Method, header::CONTENT_TYPE, request};
+use mesh_xds::resource::{HeaderField, HeaderMatch, PseudoHeader};
 use std::borrow::Cow;
 
 /// The head of a request, as a [`RouteMatcher`](super::RouteMatcher) sees it.
@@ -29,6 +29,24 @@ pub struct RequestHead<'a> {
 }
 
 impl<'a> RequestHead<'a> {
+    /// What a filter may match: the head as it is to be sent, authority and all.
+    pub(crate) fn of(head: &'a request::Parts, is_grpc: bool) -> Self {
+        Self {
+            method: &head.method,
+            path: head.uri.path(),
+            query: head.uri.query(),
+            scheme: head.uri.scheme_str().unwrap_or("http"),
+            authority: head.uri.authority().map_or("", |authority| authority.as_str()),
+            headers: &head.headers,
+            is_grpc,
+        }
+    }
+
+    /// Whether all of these match.
+    pub(crate) fn has(&self, headers: &[HeaderMatch]) -> bool {
+        headers.iter().all(|header| header.value.is_match(self.field(&header.name).as_deref(), header.invert))
+    }
+
     /// The value that a header matcher compares; `None` if the header is absent. Allocates only to join several
     /// values and to replace bytes that are not UTF-8.
     pub(crate) fn field(&self, field: &HeaderField) -> Option<Cow<'a, str>> {

@@ -30,12 +30,13 @@ use std::{cmp::Ordering, collections::BTreeMap};
 /// ```
 /// use http::{HeaderMap, Method};
 /// use mesh_client::route::{RequestHead, RouteMatcher};
-/// use mesh_xds::resource::{PathMatch, Route, RouteAction, RouteMatch};
+/// use mesh_xds::resource::{FilterOverrides, PathMatch, Route, RouteAction, RouteMatch};
 ///
 /// let route = |path| Route {
 ///     name: String::new(),
 ///     matches: RouteMatch { path, headers: Vec::new(), fraction: None },
 ///     action: RouteAction::Unsupported("redirect"), // the matcher does not look at it
+///     overrides: FilterOverrides::default(),
 /// };
 /// let routes = [
 ///     route(PathMatch::Exact { value: "/shop.Cart/Add".into(), ignore_case: false }),
@@ -152,8 +153,7 @@ impl Conditions {
     }
 
     fn hold(&self, request: &RequestHead<'_>, draw: &mut dyn FnMut() -> u32) -> bool {
-        let mut headers = self.headers.iter();
-        headers.all(|header| header.value.is_match(request.field(&header.name).as_deref(), header.invert))
+        request.has(&self.headers)
             // Last, so that a share is a share of the requests that match otherwise.
             && self.fraction.is_none_or(|fraction| fraction.hit(draw()))
     }
@@ -363,7 +363,7 @@ impl RegexTable {
 mod tests {
     use super::*;
     use http::{HeaderMap, Method};
-    use mesh_xds::resource::{RouteAction, RouteMatch};
+    use mesh_xds::resource::{FilterOverrides, RouteAction, RouteMatch};
 
     // The rules of matching are in `route/tests.rs`; this one needs to reach inside.
     #[test]
@@ -371,7 +371,12 @@ mod tests {
         let regexes = ["/a/.*", "/b/.*", ".*"].map(|source| FullRegex::new(source).expect("the regex is valid"));
         let routes = regexes.clone().map(|regex| {
             let matches = RouteMatch { path: PathMatch::Regex(regex), headers: vec![], fraction: None };
-            Route { name: String::new(), matches, action: RouteAction::Unsupported("redirect") }
+            Route {
+                name: String::new(),
+                matches,
+                action: RouteAction::Unsupported("redirect"),
+                overrides: FilterOverrides::default(),
+            }
         });
         let regex = RegexTable::new(regexes.into_iter().enumerate().collect(), 0);
         assert!(regex.set.is_none(), "no automaton fits into no bytes");

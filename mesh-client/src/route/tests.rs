@@ -3,8 +3,8 @@
 use super::{RequestHead, RouteMatcher};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use mesh_xds::resource::{
-    FullRegex, HeaderField, HeaderMatch, HeaderValueMatch, Millionths, PathMatch, PseudoHeader, Route, RouteAction,
-    RouteMatch, StringMatch,
+    FilterOverrides, FullRegex, HeaderField, HeaderMatch, HeaderValueMatch, Millionths, PathMatch, PseudoHeader, Route,
+    RouteAction, RouteMatch, StringMatch,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -12,7 +12,12 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 fn route(path: PathMatch, headers: Vec<HeaderMatch>, fraction: Option<Millionths>) -> Route {
     let matches = RouteMatch { path, headers, fraction };
-    Route { name: String::new(), matches, action: RouteAction::Unsupported("redirect") }
+    Route {
+        name: String::new(),
+        matches,
+        action: RouteAction::Unsupported("redirect"),
+        overrides: FilterOverrides::default(),
+    }
 }
 
 fn exact(value: &str) -> PathMatch {

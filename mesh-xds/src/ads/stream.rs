@@ -94,6 +94,7 @@ impl StreamTask {
         let context = DecodeContext {
             certificate_providers: bootstrap.certificate_providers.clone(),
             trusted: bootstrap.servers().any(|(id, known)| id == server && known.is_trusted()),
+            extensions: bootstrap.extensions.clone(),
         };
         let stream = move || {
             let stream = AdsStream {

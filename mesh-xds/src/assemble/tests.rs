@@ -7,9 +7,9 @@ mod dns;
 
 use super::*;
 use crate::resource::{
-    Addresses, Cluster, ClusterLoadAssignment, ClusterSpecifier, Discovery, Domain, Endpoint, Forward, Health,
-    HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind, Locality, PathMatch, Received,
-    Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
+    Addresses, Cluster, ClusterLoadAssignment, ClusterSpecifier, Discovery, Domain, Endpoint, FilterOverrides, Forward,
+    Health, HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind, Locality, PathMatch,
+    Received, Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
 };
 use crate::{
     Bootstrap, InProcess,
@@ -174,13 +174,27 @@ fn host(domain: &str, cluster: &str) -> VirtualHost {
     };
     let path = PathMatch::Prefix { value: String::new(), ignore_case: false };
     let matches = RouteMatch { path, headers: Vec::new(), fraction: None };
-    let routes = vec![Route { name: String::new(), matches, action: RouteAction::Forward(forward) }];
-    VirtualHost { name: domain.to_owned(), domains: vec![Domain::Exact(domain.to_owned())], routes }
+    let routes = vec![Route {
+        name: String::new(),
+        matches,
+        action: RouteAction::Forward(forward),
+        overrides: FilterOverrides::default(),
+    }];
+    VirtualHost {
+        name: domain.to_owned(),
+        domains: vec![Domain::Exact(domain.to_owned())],
+        routes,
+        overrides: FilterOverrides::default(),
+    }
 }
 
 fn routes(name: &str, hosts: Vec<VirtualHost>) -> Resource {
     let virtual_hosts = hosts.into_iter().map(Arc::new).collect();
-    Resource::RouteConfig(Arc::new(RouteConfig { name: name.to_owned(), virtual_hosts }))
+    Resource::RouteConfig(Arc::new(RouteConfig {
+        name: name.to_owned(),
+        virtual_hosts,
+        overrides: FilterOverrides::default(),
+    }))
 }
 
 fn cluster(name: &str, service: &str) -> Resource {
@@ -247,6 +261,7 @@ fn a_change_of_another_virtual_host_keeps_the_selected_one_and_its_clusters() {
     room.tell(Resource::RouteConfig(Arc::new(RouteConfig {
         name: "r".to_owned(),
         virtual_hosts: vec![Arc::clone(&kept), other],
+        overrides: FilterOverrides::default(),
     })));
     let after = room.snapshot();
     assert!(after.generation > before.generation && !Arc::ptr_eq(&before.routes, &after.routes));

@@ -136,6 +136,7 @@ impl BootstrapBuilder {
             certificate_providers: BTreeSet::new(),
             transport: TransportOptions::default(),
             resolver: crate::dns::Resolver::default(),
+            extensions: crate::Registry::default(),
         })
     }
 }

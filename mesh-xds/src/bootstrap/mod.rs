@@ -21,7 +21,8 @@ pub use server::{ServerAddress, ServerId, XdsServer};
 use crate::{
     dns::{Resolve, Resolver},
     name::percent_encode,
-    resource::Invalid,
+    registry::Registry,
+    resource::{FilterConfig, Invalid},
     tls::CryptoProvider,
 };
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -47,6 +48,8 @@ pub struct Bootstrap {
     pub(crate) transport: TransportOptions,
     /// For clusters whose endpoints are looked up by DNS.
     pub(crate) resolver: Resolver,
+    /// What of the program's own may come in resources.
+    pub(crate) extensions: Registry,
 }
 
 /// Who is asking. `metadata` goes to the control plane verbatim: istiod finds a workload by it.
@@ -139,6 +142,15 @@ impl Bootstrap {
         self
     }
 
+    /// Understands a type of HTTP filter of the program's own, in listeners and in overrides (A39).
+    ///
+    /// Bootstraps with different extensions have different clients.
+    #[must_use]
+    pub fn with_filter<C: FilterConfig>(mut self) -> Self {
+        self.extensions = self.extensions.with_filter::<C>();
+        self
+    }
+
     /// How long after it was asked for a resource may be missing before it counts as not existing; unless set, 15 s
     /// (A57), or 30 s for a server whose timer is transient (A88).
     #[must_use]
@@ -160,8 +172,8 @@ impl Bootstrap {
     /// Whether one client can serve both: all but what only names listeners.
     pub(crate) fn is_same_client(&self, other: &Self) -> bool {
         self.authorities.is_same_client(&other.authorities)
-            && (&self.node, &self.certificate_providers, &self.transport, &self.resolver)
-                == (&other.node, &other.certificate_providers, &other.transport, &other.resolver)
+            && (&self.node, &self.certificate_providers, &self.transport, &self.resolver, &self.extensions)
+                == (&other.node, &other.certificate_providers, &other.transport, &other.resolver, &other.extensions)
     }
 
     /// The node id, which every error text carries.

@@ -50,6 +50,7 @@ pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
         certificate_providers: providers,
         transport: TransportOptions::default(),
         resolver: crate::dns::Resolver::default(),
+        extensions: crate::Registry::default(),
     })
 }
 

@@ -34,19 +34,48 @@ pub(super) fn unpack<M: Message + Name + Default>(any: &Any, scope: &Scope<'_>) 
     M::decode(any.value.as_slice()).map_err(|error| scope.invalid(format!("malformed {}: {error}", M::NAME)))
 }
 
-/// The type URL inside a `TypedStruct` (`xds.type.v3` or `udpa.type.v1`), the envelope of custom configuration.
-pub(super) fn typed_struct(any: &Any, scope: &Scope<'_>) -> Result<Option<String>, Invalid> {
-    // Envoy's own definition is not among envoy-types; the struct inside is of no interest to us.
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct TypedStruct {
-        #[prost(string, tag = "1")]
-        type_url: String,
+/// `TypedStruct` (`xds.type.v3` or `udpa.type.v1`), the envelope of custom configuration. Envoy's own definition is not
+/// among envoy-types.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TypedStruct {
+    /// What the struct stands for.
+    #[prost(string, tag = "1")]
+    pub(super) type_url: String,
+    #[prost(message, optional, tag = "2")]
+    value: Option<protobuf::Struct>,
+}
+
+impl TypedStruct {
+    /// What the `Any` holds, if it is one.
+    pub(super) fn unpack(any: &Any, scope: &Scope<'_>) -> Result<Option<Self>, Invalid> {
+        match type_name(&any.type_url) {
+            "xds.type.v3.TypedStruct" | "udpa.type.v1.TypedStruct" => Self::decode(any.value.as_slice())
+                .map(Some)
+                .map_err(|error| scope.invalid(format!("malformed TypedStruct: {error}"))),
+            _ => Ok(None),
+        }
     }
-    match type_name(&any.type_url) {
-        "xds.type.v3.TypedStruct" | "udpa.type.v1.TypedStruct" => TypedStruct::decode(any.value.as_slice())
-            .map(|envelope| Some(envelope.type_url))
-            .map_err(|error| scope.invalid(format!("malformed TypedStruct: {error}"))),
-        _ => Ok(None),
+
+    /// The struct as JSON text, its keys in order.
+    pub(super) fn json(self) -> String {
+        json_object(self.value.unwrap_or_default()).to_string()
+    }
+}
+
+fn json_object(object: protobuf::Struct) -> serde_json::Value {
+    object.fields.into_iter().map(|(key, value)| (key, json(value))).collect()
+}
+
+// As deep as prost decodes, which has a limit.
+fn json(value: protobuf::Value) -> serde_json::Value {
+    use protobuf::value::Kind;
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
+        Some(Kind::NumberValue(number)) => number.into(),
+        Some(Kind::StringValue(text)) => text.into(),
+        Some(Kind::BoolValue(truth)) => truth.into(),
+        Some(Kind::StructValue(object)) => json_object(object),
+        Some(Kind::ListValue(list)) => list.values.into_iter().map(json).collect(),
     }
 }
 
@@ -71,13 +100,17 @@ pub(super) fn optional_duration(
 
 /// A fraction, as a share of a million.
 pub(super) fn fraction(percent: FractionalPercent, scope: &Scope<'_>) -> Result<Millionths, Invalid> {
-    let denominator = match DenominatorType::try_from(percent.denominator) {
-        Ok(DenominatorType::Hundred) => 100,
-        Ok(DenominatorType::TenThousand) => 10_000,
-        Ok(DenominatorType::Million) => 1_000_000,
-        Err(_) => return Err(scope.invalid_at("denominator", format!("unknown value {}", percent.denominator))),
-    };
-    Ok(Millionths::from_ratio(percent.numerator, denominator))
+    Ok(Millionths::from_ratio(percent.numerator, denominator(percent, scope)?))
+}
+
+/// What a fraction's numerator is a part of.
+pub(super) fn denominator(percent: FractionalPercent, scope: &Scope<'_>) -> Result<u32, Invalid> {
+    match DenominatorType::try_from(percent.denominator) {
+        Ok(DenominatorType::Hundred) => Ok(100),
+        Ok(DenominatorType::TenThousand) => Ok(10_000),
+        Ok(DenominatorType::Million) => Ok(1_000_000),
+        Err(_) => Err(scope.invalid_at("denominator", format!("unknown value {}", percent.denominator))),
+    }
 }
 
 /// A fraction with a runtime key, which nobody here looks up.

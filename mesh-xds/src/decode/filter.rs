@@ -1,31 +1,36 @@
-//! HTTP filters and their per-route overrides (A39).
+//! HTTP filters and their overrides (A39).
 //!
-//! The router and the fault filter are known; an unknown filter is refused unless it is marked optional.
+//! The router, the fault filter and the types that the program has registered are known; an unknown filter is refused
+//! unless it is marked optional.
 
 use super::{
-    basics::{type_name, typed_struct, unpack},
+    basics::{TypedStruct, type_name, unpack},
+    fault::http_fault,
     scope::Scope,
 };
-use crate::resource::{HttpFilter, HttpFilterConfig, Invalid};
+use crate::resource::{
+    CustomFilter, FilterOverride, FilterOverrides, FilterType, HttpFault, HttpFilter, HttpFilterConfig, Invalid,
+};
 use envoy_types::pb::{
     envoy::{
         config::route::v3::FilterConfig,
         extensions::filters::{
-            http::{fault::v3::HttpFault, rbac::v3::RbacPerRoute, router::v3::Router},
+            http::{fault::v3::HttpFault as HttpFaultPb, rbac::v3::RbacPerRoute, router::v3::Router},
             network::http_connection_manager::v3 as pb,
         },
     },
     google::protobuf::Any,
 };
 use prost::Name;
-use std::collections::{BTreeMap, HashMap, HashSet};
-
-const FAULT_HAS_NO_EFFECT: &str = "fault injection is not supported yet: has no effect";
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 /// A filter type that is known here.
 enum Known {
     Router,
-    Fault,
+    Filter(HttpFilterConfig),
 }
 
 /// `http_filters`, without the router at its end.
@@ -43,7 +48,7 @@ pub(super) fn http_filters(filters: Vec<pb::HttpFilter>, scope: &mut Scope<'_>) 
             http_filter(&filter, scope)
         })?;
         if let Some(kind) = kind {
-            known.push((index, filter.name, kind));
+            known.push((index, filter, kind));
         }
     }
     // "list empty (also empty after dropping optional unknowns)" is refused (A39).
@@ -55,14 +60,14 @@ pub(super) fn http_filters(filters: Vec<pb::HttpFilter>, scope: &mut Scope<'_>) 
         return Err(scope.at("http_filters", last, |scope| scope.invalid("the last filter must be the router")));
     }
     let mut chain = Vec::new();
-    for (index, name, kind) in known {
+    for (index, filter, kind) in known {
         match kind {
             Known::Router => {
                 return Err(
                     scope.at("http_filters", index, |scope| scope.invalid("the router must be the last filter"))
                 );
             }
-            Known::Fault => chain.push(HttpFilter { name, config: HttpFilterConfig::Fault }),
+            Known::Filter(config) => chain.push(HttpFilter { name: filter.name, config, disabled: filter.disabled }),
         }
     }
     Ok(chain)
@@ -70,7 +75,6 @@ pub(super) fn http_filters(filters: Vec<pb::HttpFilter>, scope: &mut Scope<'_>) 
 
 /// One filter; `None` for an unknown optional one.
 fn http_filter(filter: &pb::HttpFilter, scope: &mut Scope<'_>) -> Result<Option<Known>, Invalid> {
-    scope.unsupported(&[(filter.disabled, "disabled")]);
     let known = match &filter.config_type {
         Some(pb::http_filter::ConfigType::TypedConfig(any)) => {
             scope.within("typed_config", |scope| known_type(any, scope))?
@@ -96,8 +100,8 @@ fn http_filter(filter: &pb::HttpFilter, scope: &mut Scope<'_>) -> Result<Option<
 
 // "config rejected by the filter (even when optional)" is refused (A39), so known types are decoded.
 fn known_type(any: &Any, scope: &mut Scope<'_>) -> Result<Option<Known>, Invalid> {
-    let envelope = typed_struct(any, scope)?;
-    let name = type_name(envelope.as_deref().unwrap_or(&any.type_url));
+    let envelope = TypedStruct::unpack(any, scope)?;
+    let name = type_name(envelope.as_ref().map_or(&any.type_url, |envelope| &envelope.type_url));
     if name == Router::full_name() {
         // "Router fields ignored" - A39; they still have to be a router's.
         if envelope.is_none() {
@@ -105,54 +109,76 @@ fn known_type(any: &Any, scope: &mut Scope<'_>) -> Result<Option<Known>, Invalid
         }
         return Ok(Some(Known::Router));
     }
-    if name == HttpFault::full_name() {
-        if envelope.is_some() || unpack::<HttpFault>(any, scope)? != HttpFault::default() {
-            scope.ignore_here(FAULT_HAS_NO_EFFECT);
-        }
-        return Ok(Some(Known::Fault));
+    if name == HttpFaultPb::full_name() {
+        let fault = if envelope.is_some() {
+            scope.ignore_here("a fault in a TypedStruct is not read: has no effect");
+            HttpFault::default()
+        } else {
+            http_fault(unpack(any, scope)?, scope)?
+        };
+        return Ok(Some(Known::Filter(HttpFilterConfig::Fault(Arc::new(fault)))));
     }
-    Ok(None)
+    let Some(kind) = scope.context.extensions.filter(name) else {
+        return Ok(None);
+    };
+    let config = custom(kind, any, envelope).map_err(|invalid| scope.found(invalid))?;
+    Ok(Some(Known::Filter(HttpFilterConfig::Custom(config))))
 }
 
-/// `typed_per_filter_config`: validated, without effect as long as no filter has one.
-pub(super) fn overrides(configs: &HashMap<String, Any>, scope: &mut Scope<'_>) -> Result<(), Invalid> {
-    if configs.is_empty() {
-        return Ok(());
+/// A filter of a type that the program has registered.
+fn custom(kind: FilterType, any: &Any, envelope: Option<TypedStruct>) -> Result<CustomFilter, Invalid> {
+    match envelope {
+        None => kind.decode(&any.value),
+        // The user's path is one of fields of the struct.
+        Some(envelope) => kind.decode_json(&envelope.json()).map_err(|invalid| invalid.within("value")),
     }
-    // In order of their names, so that the same resource always fails at the same place.
+}
+
+/// `typed_per_filter_config`.
+pub(super) fn overrides(configs: &HashMap<String, Any>, scope: &mut Scope<'_>) -> Result<FilterOverrides, Invalid> {
+    let mut overrides = Vec::new();
+    // In order of their names, so that the same resource is always the same value, and fails at the same place.
     for (name, any) in configs.iter().collect::<BTreeMap<_, _>>() {
-        scope.key("typed_per_filter_config", name, |scope| filter_override(any, scope))?;
+        let says = scope.key("typed_per_filter_config", name, |scope| filter_override(any, scope))?;
+        overrides.extend(says.map(|says| (name.clone(), says)));
     }
-    Ok(())
+    Ok(overrides.into_iter().collect())
 }
 
-fn filter_override(any: &Any, scope: &mut Scope<'_>) -> Result<(), Invalid> {
+/// One entry; `None` when it is for the other side.
+fn filter_override(any: &Any, scope: &mut Scope<'_>) -> Result<Option<FilterOverride>, Invalid> {
     if type_name(&any.type_url) != FilterConfig::full_name() {
         return override_config(any, false, scope);
     }
     let wrapper: FilterConfig = unpack(any, scope)?;
-    scope.unsupported(&[(wrapper.disabled, "disabled")]);
     match &wrapper.config {
+        // "If true, the filter is disabled in the override or initial configuration scope, and the config field will be
+        // ignored" (Envoy, `FilterConfig.disabled`).
+        _ if wrapper.disabled => Ok(Some(FilterOverride::Disabled)),
+        // "If the field `config` is configured but is empty, we treat the filter is enabled explicitly" (Envoy,
+        // `PerFilterConfigs`).
+        Some(config) if config.type_url.is_empty() => Ok(Some(FilterOverride::Enabled)),
         Some(config) => scope.within("config", |scope| override_config(config, wrapper.is_optional, scope)),
-        // "disabled: true" needs no configuration.
-        None if wrapper.disabled || wrapper.is_optional => Ok(()),
+        None if wrapper.is_optional => Ok(Some(FilterOverride::Enabled)),
         None => Err(scope.invalid_at("config", "must be set")),
     }
 }
 
-fn override_config(any: &Any, optional: bool, scope: &mut Scope<'_>) -> Result<(), Invalid> {
+fn override_config(any: &Any, optional: bool, scope: &mut Scope<'_>) -> Result<Option<FilterOverride>, Invalid> {
     let name = type_name(&any.type_url);
     if name == RbacPerRoute::full_name() {
         // "Not NACK: a filter for the other side" - A39
         scope.ignore_here("a server's filter: has no effect on a client");
-        return Ok(());
+        return Ok(None);
     }
     match known_type(any, scope)? {
-        Some(Known::Fault) => Ok(()),
+        Some(Known::Filter(config)) => Ok(Some(FilterOverride::Config(config))),
         Some(Known::Router) => Err(scope.invalid("the router takes no override")),
         None if optional => {
             scope.ignore_here("unknown filter override, optional: skipped");
-            Ok(())
+            // "If a filter is explicitly configured we treat it as enabled. The config may be nullptr because the filter
+            // could be optional" (Envoy, `PerFilterConfigs`).
+            Ok(Some(FilterOverride::Enabled))
         }
         None => Err(scope.invalid(format!("override of the unknown filter type {:?}", any.type_url))),
     }

@@ -10,6 +10,7 @@ mod basics;
 mod cluster;
 mod dns;
 mod endpoints;
+mod fault;
 mod filter;
 mod lb_policy;
 mod listener;
@@ -29,6 +30,7 @@ pub(crate) use wrapper::Wrapped;
 
 use crate::{
     name::{canonical, canonical_string},
+    registry::Registry,
     resource::{Invalid, Kind, Received, Resource},
 };
 use basics::type_name;
@@ -47,6 +49,8 @@ pub struct DecodeContext {
     pub certificate_providers: BTreeSet<String>,
     /// The server has the feature `trusted_xds_server`: it may rewrite authorities (A81).
     pub trusted: bool,
+    /// What of the program's own may come in resources.
+    pub extensions: Registry,
 }
 
 /// Decodes and validates one `Any` of a response for `kind`.

@@ -29,13 +29,13 @@ pub fn reuse(previous: &Resource, new: Resource) -> Resource {
 fn route_config(previous: &Arc<RouteConfig>, new: Arc<RouteConfig>) -> Arc<RouteConfig> {
     let virtual_hosts = virtual_hosts(&previous.virtual_hosts, &new.virtual_hosts);
     let same = |(old, new): (&Arc<VirtualHost>, &Arc<VirtualHost>)| Arc::ptr_eq(old, new);
-    if previous.name == new.name
+    if (&previous.name, &previous.overrides) == (&new.name, &new.overrides)
         && previous.virtual_hosts.len() == virtual_hosts.len()
         && previous.virtual_hosts.iter().zip(&virtual_hosts).all(same)
     {
         return previous.clone();
     }
-    Arc::new(RouteConfig { name: new.name.clone(), virtual_hosts })
+    Arc::new(RouteConfig { name: new.name.clone(), virtual_hosts, overrides: new.overrides.clone() })
 }
 
 /// Each host is compared once: with the one at its own place, or else with the one of its name.
@@ -89,16 +89,21 @@ fn cluster(previous: &Arc<Cluster>, new: Arc<Cluster>) -> Arc<Cluster> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{Domain, HttpProtocol, LbPolicy, TransportSocket};
+    use crate::resource::{Domain, FilterOverrides, HttpProtocol, LbPolicy, TransportSocket};
 
     fn host(name: &str, domain: &str) -> Arc<VirtualHost> {
         let domains = vec![Domain::Exact(domain.to_owned())];
-        Arc::new(VirtualHost { name: name.to_owned(), domains, routes: Vec::new() })
+        Arc::new(VirtualHost {
+            name: name.to_owned(),
+            domains,
+            routes: Vec::new(),
+            overrides: FilterOverrides::default(),
+        })
     }
 
     fn routes(hosts: &[(&str, &str)]) -> Arc<RouteConfig> {
         let virtual_hosts = hosts.iter().map(|(name, domain)| host(name, domain)).collect();
-        Arc::new(RouteConfig { name: "r".to_owned(), virtual_hosts })
+        Arc::new(RouteConfig { name: "r".to_owned(), virtual_hosts, overrides: FilterOverrides::default() })
     }
 
     fn reused(previous: &Arc<RouteConfig>, new: Arc<RouteConfig>) -> Arc<RouteConfig> {

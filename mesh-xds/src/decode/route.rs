@@ -63,12 +63,12 @@ pub(super) fn route_config(config: pb::RouteConfiguration, scope: &mut Scope<'_>
         (config.ignore_path_parameters_in_path_matching, "ignore_path_parameters_in_path_matching"),
         (!config.route_specifiers.is_empty(), "route_specifiers"),
     ]);
-    overrides(&config.typed_per_filter_config, scope)?;
+    let overrides = overrides(&config.typed_per_filter_config, scope)?;
     let mut virtual_hosts = Vec::with_capacity(config.virtual_hosts.len());
     for (index, host) in config.virtual_hosts.into_iter().enumerate() {
         virtual_hosts.push(Arc::new(scope.at("virtual_hosts", index, |scope| virtual_host(host, scope))?));
     }
-    Ok(RouteConfig { name: canonical_string(config.name), virtual_hosts })
+    Ok(RouteConfig { name: canonical_string(config.name), virtual_hosts, overrides })
 }
 
 // === Virtual host ===
@@ -83,13 +83,13 @@ pub(super) fn virtual_host(host: pb::VirtualHost, scope: &mut Scope<'_>) -> Resu
     for (index, pattern) in host.domains.iter().enumerate() {
         domains.push(scope.at("domains", index, |scope| domain(pattern, scope))?);
     }
-    overrides(&host.typed_per_filter_config, scope)?;
+    let overrides = overrides(&host.typed_per_filter_config, scope)?;
     let fallback = optional_retry_policy(host.retry_policy, scope)?;
     let mut routes = Vec::with_capacity(host.routes.len());
     for (index, route) in host.routes.into_iter().enumerate() {
         routes.extend(scope.at("routes", index, |scope| self::route(route, fallback.as_ref(), scope))?);
     }
-    Ok(VirtualHost { name: host.name, domains, routes })
+    Ok(VirtualHost { name: host.name, domains, routes, overrides })
 }
 
 // "Pattern with * in the middle or empty: invalid" (A28). Case is folded here and at the lookup.
@@ -157,7 +157,7 @@ fn route(
         (!route.stat_prefix.is_empty(), "stat_prefix"),
         (route.per_request_buffer_limit_bytes.is_some(), "per_request_buffer_limit_bytes"),
     ]);
-    overrides(&route.typed_per_filter_config, scope)?;
+    let overrides = overrides(&route.typed_per_filter_config, scope)?;
     let action = match route.action {
         Some(route::Action::Route(action)) => match scope.within("route", |scope| forward(action, fallback, scope))? {
             Some(forward) => RouteAction::Forward(forward),
@@ -169,7 +169,7 @@ fn route(
         Some(route::Action::NonForwardingAction(_)) => unsupported_action("non_forwarding_action", scope),
         None => unsupported_action("action", scope),
     };
-    Ok(Some(Route { name: route.name, matches, action }))
+    Ok(Some(Route { name: route.name, matches, action, overrides }))
 }
 
 // "Route whose action is not `route`: kept, RPCs hitting it fail UNAVAILABLE" - A36
@@ -303,25 +303,24 @@ fn weighted_clusters(
     scope.unsupported(&[(weighted.random_value_specifier.is_some(), "random_value_specifier")]);
     let (mut clusters, mut sum) = (Vec::with_capacity(weighted.clusters.len()), 0u64);
     for (index, share) in weighted.clusters.into_iter().enumerate() {
-        let skipped = scope.at("clusters", index, |scope| {
+        let overrides = scope.at("clusters", index, |scope| {
             if share.name.is_empty() && !share.cluster_header.is_empty() {
                 scope.ignore("cluster_header", "not supported: route skipped");
-                return Ok(true);
+                return Ok(None);
             }
             if share.name.is_empty() {
                 return Err(scope.invalid_at("name", "must not be empty"));
             }
             report_unsupported_of_share(&share, scope);
-            overrides(&share.typed_per_filter_config, scope)?;
-            Ok(false)
+            overrides(&share.typed_per_filter_config, scope).map(Some)
         })?;
-        if skipped {
+        let Some(overrides) = overrides else {
             return Ok(None);
-        }
+        };
         let weight = share.weight.map_or(0, |weight| weight.value);
         sum += u64::from(weight);
         if weight > 0 {
-            clusters.push(WeightedCluster { name: ClusterName::new(canonical(&share.name)), weight });
+            clusters.push(WeightedCluster { name: ClusterName::new(canonical(&share.name)), weight, overrides });
         }
     }
     match sum {

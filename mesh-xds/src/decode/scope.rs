@@ -75,6 +75,12 @@ impl<'a> Scope<'a> {
         Invalid { path: self.text(Some(field)), reason: reason.into() }
     }
 
+    /// The resource is refused for what somebody else found below what is here.
+    pub(super) fn found(&self, invalid: Invalid) -> Invalid {
+        let path = if invalid.path.is_empty() { self.text(None) } else { self.text(Some(&invalid.path)) };
+        Invalid { path, ..invalid }
+    }
+
     /// Reports what is here as having no effect.
     pub(super) fn ignore_here(&mut self, reason: &'static str) {
         self.report(None, reason);

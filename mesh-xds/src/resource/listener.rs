@@ -3,7 +3,7 @@
 //! Only what gRPC reads of a Listener is here (A27, A31, A39). A listener with sockets is valid and
 //! says so; a client target that gets one fails its calls (A74).
 
-use super::RouteConfig;
+use super::{HttpFilter, RouteConfig};
 use std::{sync::Arc, time::Duration};
 
 /// A validated `envoy.config.listener.v3.Listener`.
@@ -42,21 +42,4 @@ pub enum RouteSource {
     Rds(String),
     /// `route_config`, in line.
     Inline(Arc<RouteConfig>),
-}
-
-/// One HTTP filter instance that this library knows (A39). Unknown optional ones are reported and skipped.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HttpFilter {
-    /// Instance name: the key of per-route overrides.
-    pub name: String,
-    /// What it does.
-    pub config: HttpFilterConfig,
-}
-
-/// Filter types that decode knows.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum HttpFilterConfig {
-    /// `envoy.extensions.filters.http.fault.v3.HTTPFault`: validated, has no effect yet, reported as ignored.
-    Fault,
 }

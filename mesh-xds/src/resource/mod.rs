@@ -7,8 +7,11 @@
 //! This room does NOT decode, cache or fetch anything.
 
 mod cluster;
+mod custom_filter;
 mod dns;
 mod endpoints;
+mod fault;
+mod filter;
 mod invalid;
 mod kind;
 mod lb_policy;
@@ -22,8 +25,11 @@ mod route;
 mod tls;
 
 pub use cluster::*;
+pub use custom_filter::{CustomFilter, FilterConfig, FilterType};
 pub use dns::*;
 pub use endpoints::*;
+pub use fault::*;
+pub use filter::*;
 pub use invalid::*;
 pub(crate) use kind::ByKind;
 pub use kind::Kind;

@@ -3,7 +3,7 @@
 //! Virtual hosts are behind `Arc`s and keep their identity across updates while their value is equal, so
 //! that one changed virtual host of ten thousand costs one comparison each and one rebuild in all.
 
-use super::{ClusterName, FullRegex, HeaderMatch, Millionths, RetryPolicy};
+use super::{ClusterName, FilterOverrides, FullRegex, HeaderMatch, Millionths, RetryPolicy};
 use std::{sync::Arc, time::Duration};
 
 /// A validated `envoy.config.route.v3.RouteConfiguration`.
@@ -13,6 +13,8 @@ pub struct RouteConfig {
     pub name: String,
     /// In the order of the resource.
     pub virtual_hosts: Vec<Arc<VirtualHost>>,
+    /// `typed_per_filter_config`, for all virtual hosts (Envoy).
+    pub overrides: FilterOverrides,
 }
 
 impl RouteConfig {
@@ -42,6 +44,8 @@ pub struct VirtualHost {
     pub domains: Vec<Domain>,
     /// First match wins.
     pub routes: Vec<Route>,
+    /// `typed_per_filter_config`, for all routes.
+    pub overrides: FilterOverrides,
 }
 
 /// A domain pattern, lower case.
@@ -85,6 +89,8 @@ pub struct Route {
     pub matches: RouteMatch,
     /// What to do then.
     pub action: RouteAction,
+    /// `typed_per_filter_config`, for all clusters.
+    pub overrides: FilterOverrides,
 }
 
 /// `envoy.config.route.v3.RouteMatch`.
@@ -169,10 +175,12 @@ impl ClusterSpecifier {
 }
 
 /// One share of a traffic split.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WeightedCluster {
     /// Where to.
     pub name: ClusterName,
     /// At least 1.
     pub weight: u32,
+    /// `typed_per_filter_config`: the most specific of all (A39).
+    pub overrides: FilterOverrides,
 }

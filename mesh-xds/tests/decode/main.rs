@@ -6,6 +6,7 @@
 
 mod cluster;
 mod endpoints;
+mod filter;
 mod listener;
 mod route;
 

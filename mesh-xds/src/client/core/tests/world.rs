@@ -5,9 +5,9 @@
 
 use crate::resource::{
     Addresses, Cluster, ClusterLoadAssignment, ClusterName, ClusterSpecifier, Discovery, DnsFamily, DnsName,
-    DnsRefresh, Domain, Endpoint, Forward, Health, HttpConnectionManager, HttpProtocol, Invalid, Kind, LbPolicy,
-    Listener, ListenerKind, Locality, PathMatch, Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource,
-    TransportSocket, VirtualHost,
+    DnsRefresh, Domain, Endpoint, FilterOverrides, Forward, Health, HttpConnectionManager, HttpProtocol, Invalid, Kind,
+    LbPolicy, Listener, ListenerKind, Locality, PathMatch, Resource, Route, RouteAction, RouteConfig, RouteMatch,
+    RouteSource, TransportSocket, VirtualHost,
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -77,8 +77,17 @@ pub(super) fn resource(kind: Kind, name: &str, number: u32) -> Result<Resource, 
             let some = NAMES.iter().cycle().skip(number as usize / 32 * 2).take(4);
             let clusters = some.enumerate().filter(|(bit, _)| number >> (bit + 1) & 1 == 1);
             let routes = clusters.map(|(_, cluster)| route((*cluster).into())).collect();
-            let host = VirtualHost { name: owned(), domains: vec![Domain::Any], routes };
-            Resource::RouteConfig(Arc::new(RouteConfig { name: owned(), virtual_hosts: vec![Arc::new(host)] }))
+            let host = VirtualHost {
+                name: owned(),
+                domains: vec![Domain::Any],
+                routes,
+                overrides: FilterOverrides::default(),
+            };
+            Resource::RouteConfig(Arc::new(RouteConfig {
+                name: owned(),
+                virtual_hosts: vec![Arc::new(host)],
+                overrides: FilterOverrides::default(),
+            }))
         }
         Kind::Cluster => Resource::Cluster(Arc::new(Cluster {
             name: name.into(),
@@ -148,5 +157,6 @@ fn route(cluster: ClusterName) -> Route {
         name: String::new(),
         matches: RouteMatch { path, headers: Vec::new(), fraction: None },
         action: RouteAction::Forward(forward),
+        overrides: FilterOverrides::default(),
     }
 }
