@@ -151,3 +151,14 @@ async fn a_resource_type_of_ones_own_is_followed_and_a_bad_one_refused() {
     assert!(refused.contains("limit: not a number"), "{refused}");
     program.succeeds().await;
 }
+
+#[tokio::test]
+async fn a_filter_of_ones_own_runs_where_the_control_plane_says() {
+    let mut program = Program::start(env!("CARGO_BIN_EXE_own_filter"), &[], "");
+    program.says("/items: 200 OK, 1 left").await;
+    program.says("/items: 200 OK, 0 left").await;
+    program.says("/items: 429 Too Many Requests, none left: that was enough").await;
+    program.says("/own: 200 OK, 0 left").await;
+    program.says("/own: 429 Too Many Requests, none left").await;
+    program.succeeds().await;
+}

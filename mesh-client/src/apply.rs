@@ -13,6 +13,7 @@ use crate::{
     channel::Shared,
     cluster::{Cluster, Update},
     deadline::Limits,
+    filter::{Chain, Level, LevelBuilder, Makers},
     mesh::Clusters,
     retry::Plan,
     route::{RouteMatcher, WeightedChoice},
@@ -53,6 +54,8 @@ pub(crate) struct CompiledHost {
     pub(crate) matcher: RouteMatcher,
     /// By route index.
     pub(crate) actions: Box<[Action]>,
+    /// What filters run where, for the next configuration.
+    filters: Vec<Arc<Level>>,
 }
 
 /// What a route does with a call.
@@ -81,8 +84,15 @@ pub(crate) enum AuthorityOf {
 /// Where a route sends a call.
 #[derive(Debug)]
 pub(crate) enum Destination {
-    One(Arc<Cluster>),
-    Split(WeightedChoice, Box<[Arc<Cluster>]>),
+    One(Way),
+    Split(WeightedChoice, Box<[Way]>),
+}
+
+/// A cluster, and what is on the way to it.
+#[derive(Debug)]
+pub(crate) struct Way {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) filters: Option<Arc<Chain>>,
 }
 
 impl CompiledHost {
@@ -92,14 +102,14 @@ impl CompiledHost {
 }
 
 /// Follows a target for as long as its channel lives.
-pub(crate) async fn run(mut watch: TargetWatch, shared: Arc<Shared>, clusters: Clusters) {
+pub(crate) async fn run(mut watch: TargetWatch, shared: Arc<Shared>, clusters: Clusters, makers: Arc<Makers>) {
     let mut target = watch.current();
     let mut applied = Limiter::default();
     loop {
         match target {
             Target::Ready(snapshot) => {
                 let (listener, generation) = (Arc::clone(&snapshot.listener_name), snapshot.generation);
-                apply(snapshot, &shared, &clusters).await;
+                apply(snapshot, &shared, &clusters, &makers).await;
                 if let Some(suppressed) = applied.permit(Instant::now()) {
                     tracing::info!(%listener, generation, suppressed, "configuration applied");
                 }
@@ -115,7 +125,7 @@ pub(crate) async fn run(mut watch: TargetWatch, shared: Arc<Shared>, clusters: C
     }
 }
 
-async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters) {
+async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters, makers: &Makers) {
     let before = Arc::clone(&shared.table());
     let before = match &*before {
         Table::Ready(table) => Some(table),
@@ -126,13 +136,16 @@ async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters) {
         cluster.applied().await;
     }
     let host = snapshot.virtual_host.as_ref().map(|source| {
-        // A compiled host holds limits and clusters.
+        // A compiled host holds limits, filters and clusters.
         let means_the_same = |table: &&RoutingTable| {
-            same && table.snapshot.http.max_stream_duration == snapshot.http.max_stream_duration
+            let (http, routes) = (&table.snapshot.http, &table.snapshot.routes);
+            same && http.max_stream_duration == snapshot.http.max_stream_duration
+                && http.filters == snapshot.http.filters
+                && routes.overrides == snapshot.routes.overrides
         };
         match before.filter(means_the_same).and_then(|table| table.host.as_ref()) {
             Some(host) if Arc::ptr_eq(&host.source, source) => Arc::clone(host),
-            _ => Arc::new(compile(source, &snapshot, &clusters, before)),
+            _ => Arc::new(compile(source, &snapshot, &clusters, makers, before)),
         }
     });
     shared.publish(Table::Ready(RoutingTable { snapshot, clusters, host }));
@@ -187,40 +200,60 @@ fn compile(
     source: &Arc<VirtualHost>,
     snapshot: &Snapshot,
     clusters: &ClusterMap<Arc<Cluster>>,
+    makers: &Makers,
     before: Option<&RoutingTable>,
 ) -> CompiledHost {
     let hcm_limit = snapshot.http.max_stream_duration;
+    let before = before.and_then(|table| table.host.as_ref());
+    let levels_before = before.map_or(&[][..], |host| &host.filters);
+    let mut filters = LevelBuilder::new(&snapshot.http.filters, makers, levels_before);
+    let listener = filters.root();
+    let routes = filters.below(&listener, &snapshot.routes.overrides);
+    let host = filters.below(&routes, &source.overrides);
     let actions = source.routes.iter().map(|route| match &route.action {
-        RouteAction::Forward(forward) => match destination(&forward.cluster, clusters) {
-            Some(destination) => Action::Forward {
-                destination,
-                limits: Limits::of(forward, hcm_limit),
-                idle_timeout: forward.idle_timeout.filter(|limit| !limit.is_zero()),
-                authority: if forward.auto_host_rewrite { AuthorityOf::Endpoint } else { AuthorityOf::Service },
-                retry: forward.retry_policy.clone().map(Plan::new),
-            },
-            // The assembler lists every cluster of the virtual host: this is a bug there, and one route fails.
-            None => Action::Unsupported(route.name.clone(), "cluster"),
-        },
+        RouteAction::Forward(forward) => {
+            let level = filters.below(&host, &route.overrides);
+            match destination(&forward.cluster, clusters, &level, &mut filters) {
+                Some(destination) => Action::Forward {
+                    destination,
+                    limits: Limits::of(forward, hcm_limit),
+                    idle_timeout: forward.idle_timeout.filter(|limit| !limit.is_zero()),
+                    authority: if forward.auto_host_rewrite { AuthorityOf::Endpoint } else { AuthorityOf::Service },
+                    retry: forward.retry_policy.clone().map(Plan::new),
+                },
+                // The assembler lists every cluster of the virtual host: this is a bug there, and one route fails.
+                None => Action::Unsupported(route.name.clone(), "cluster"),
+            }
+        }
         RouteAction::Unsupported(action) => Action::Unsupported(route.name.clone(), action),
     });
-    // Matchers depend on the virtual host alone: they stay when only clusters came or went.
-    let compiled = before.and_then(|table| table.host.as_ref()).filter(|host| Arc::ptr_eq(&host.source, source));
+    let actions = actions.collect();
+    // Matchers depend on the virtual host alone: they stay when only clusters or filters came or went.
+    let compiled = before.filter(|host| Arc::ptr_eq(&host.source, source));
     CompiledHost {
         source: Arc::clone(source),
-        actions: actions.collect(),
+        actions,
         matcher: compiled.map_or_else(|| RouteMatcher::compile(&source.routes), |host| host.matcher.clone()),
+        filters: filters.finish(),
     }
 }
 
-fn destination(specifier: &ClusterSpecifier, clusters: &ClusterMap<Arc<Cluster>>) -> Option<Destination> {
-    let running = |name: &ClusterName| clusters.get(name).map(Arc::clone);
+fn destination(
+    specifier: &ClusterSpecifier,
+    clusters: &ClusterMap<Arc<Cluster>>,
+    route: &Arc<Level>,
+    filters: &mut LevelBuilder<'_>,
+) -> Option<Destination> {
+    let way = |name: &ClusterName, level: &Level| {
+        let cluster = clusters.get(name).map(Arc::clone)?;
+        Some(Way { cluster, filters: level.chain() })
+    };
     match specifier {
-        ClusterSpecifier::Cluster(name) => running(name).map(Destination::One),
+        ClusterSpecifier::Cluster(name) => way(name, route).map(Destination::One),
         ClusterSpecifier::Weighted(weighted) => {
-            let choice = WeightedChoice::compile(weighted.iter().map(|cluster| cluster.weight))?;
-            let clusters: Option<Box<[_]>> = weighted.iter().map(|cluster| running(&cluster.name)).collect();
-            Some(Destination::Split(choice, clusters?))
+            let choice = WeightedChoice::compile(weighted.iter().map(|share| share.weight))?;
+            let ways = weighted.iter().map(|share| way(&share.name, &filters.below(route, &share.overrides)));
+            Some(Destination::Split(choice, ways.collect::<Option<_>>()?))
         }
     }
 }

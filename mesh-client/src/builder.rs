@@ -5,17 +5,19 @@ use crate::channel::HttpVersion;
 use crate::{
     channel::{CallOptions, MeshChannel},
     endpoint::{DialOptions, Keepalive},
+    filter::{Filter, Makers},
     mesh::{ClusterSettings, Mesh, TargetError},
     retry::{RetryThrottling, Throttle},
 };
 use http::{HeaderValue, uri::Authority};
-use mesh_xds::{Bootstrap, Resolve, TargetName};
+use mesh_xds::{Bootstrap, Resolve, TargetName, resource::FilterConfig};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 /// Builds a [`Mesh`] from a bootstrap that is in hand.
 pub struct MeshBuilder {
     bootstrap: Bootstrap,
+    filters: Makers,
     runtime: Option<Handle>,
     keeps: Option<Box<dyn Send + Sync>>,
 }
@@ -28,7 +30,7 @@ impl fmt::Debug for MeshBuilder {
 
 impl MeshBuilder {
     pub(crate) fn new(bootstrap: Bootstrap) -> Self {
-        Self { bootstrap, runtime: None, keeps: None }
+        Self { bootstrap, filters: Makers::default(), runtime: None, keeps: None }
     }
 
     /// Where connections and workers of this mesh run; unset, the runtime that [`build`](Self::build) is called in.
@@ -46,6 +48,52 @@ impl MeshBuilder {
         self
     }
 
+    /// An HTTP filter of your own: listeners may name it by the type URL of its configuration `C`, and routes may give it
+    /// another one (A39). `make` is called for each configuration that comes; the filter stays in use while that stays.
+    ///
+    /// Meshes that understand different filters have ADS streams of their own.
+    ///
+    /// ```
+    /// # use mesh_client::{Filter, FilterRequest, MeshBuilder, Reply, Verdict};
+    /// # use mesh_xds::resource::{FilterConfig, Invalid};
+    /// /// What our control plane sends: the one host that may be called.
+    /// #[derive(Debug, PartialEq)]
+    /// struct OnlyHost(String);
+    ///
+    /// impl FilterConfig for OnlyHost {
+    ///     const TYPE_URL: &'static str = "type.googleapis.com/example.OnlyHost";
+    ///
+    ///     fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+    ///         String::from_utf8(bytes.to_vec()).map(Self).map_err(|error| Invalid::new(error.to_string()))
+    ///     }
+    /// }
+    ///
+    /// struct HostCheck(String);
+    ///
+    /// impl Filter for HostCheck {
+    ///     fn request<'a>(&'a self, request: &'a mut FilterRequest<'_>) -> Verdict<'a> {
+    ///         match request.head().uri.host() {
+    ///             Some(host) if host == self.0 => Verdict::Continue,
+    ///             _ => Verdict::Reply(Reply::new(http::StatusCode::FORBIDDEN, "another host")),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # fn build(builder: MeshBuilder) {
+    /// let mesh = builder.filter(|config: &OnlyHost| HostCheck(config.0.clone())).build();
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn filter<C, F>(mut self, make: impl Fn(&C) -> F + Send + Sync + 'static) -> Self
+    where
+        C: FilterConfig,
+        F: Filter,
+    {
+        self.bootstrap = self.bootstrap.with_filter::<C>();
+        self.filters.add(make);
+        self
+    }
+
     /// Something that lives as long as the mesh.
     #[cfg(feature = "testing")]
     pub(crate) fn keeping(mut self, keeps: impl Send + Sync + 'static) -> Self {
@@ -59,7 +107,7 @@ impl MeshBuilder {
     /// When called outside a tokio runtime and without [`runtime`](Self::runtime).
     pub fn build(self) -> Mesh {
         let runtime = self.runtime.unwrap_or_else(Handle::current);
-        Mesh::start(self.bootstrap, runtime, self.keeps)
+        Mesh::start(self.bootstrap, self.filters, runtime, self.keeps)
     }
 }
 

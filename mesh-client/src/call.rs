@@ -69,7 +69,7 @@ impl ResponseBody {
     }
 
     pub(crate) fn local(text: Bytes) -> Self {
-        Self(State::Local(Some(text)))
+        if text.is_empty() { Self::empty() } else { Self(State::Local(Some(text))) }
     }
 
     /// The body of a response whose head has come.

@@ -129,6 +129,11 @@ pub enum Cause {
     RequestBody(String),
     /// The request cannot be sent as it is: INTERNAL, or 400.
     InvalidRequest(String),
+    /// An HTTP filter panicked: INTERNAL, or 500.
+    FilterPanicked {
+        /// Name of the filter instance.
+        filter: String,
+    },
     /// `Mesh::shutdown` was called.
     ShuttingDown,
 }
@@ -176,6 +181,7 @@ impl fmt::Display for Cause {
             }
             Self::RequestBody(reason) => write!(f, "request body failed: {reason}"),
             Self::InvalidRequest(reason) => write!(f, "request cannot be sent: {reason}"),
+            Self::FilterPanicked { filter } => write!(f, "HTTP filter {filter:?} panicked"),
             Self::ShuttingDown => f.write_str("the mesh is shutting down"),
         }
     }
@@ -203,7 +209,7 @@ impl MeshError {
                 grpc::DEADLINE_EXCEEDED
             }
             Cause::RequestBody(_) => grpc::CANCELLED,
-            Cause::InvalidRequest(_) | Cause::Unacceptable { .. } => grpc::INTERNAL,
+            Cause::InvalidRequest(_) | Cause::Unacceptable { .. } | Cause::FilterPanicked { .. } => grpc::INTERNAL,
             Cause::Reset { code, .. } => code_of_reset(*code),
             _ => grpc::UNAVAILABLE,
         }
@@ -216,6 +222,7 @@ impl MeshError {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Cause::Unacceptable { .. } => StatusCode::BAD_GATEWAY,
+            Cause::FilterPanicked { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Cause::InvalidRequest(_) | Cause::RequestBody(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -250,11 +257,21 @@ impl MeshError {
     }
 
     fn write_status(&self, headers: &mut HeaderMap) {
-        headers.insert("grpc-status", HeaderValue::from(u16::from(self.grpc_code())));
-        if let Ok(message) = HeaderValue::try_from(grpc::percent_encode(&self.to_string())) {
-            headers.insert("grpc-message", message);
-        }
+        write_grpc_status(headers, self.grpc_code(), self.to_string().as_bytes());
     }
+}
+
+/// A gRPC status as headers or trailers.
+pub(crate) fn write_grpc_status(headers: &mut HeaderMap, code: u8, message: &[u8]) {
+    headers.insert("grpc-status", HeaderValue::from(u16::from(code)));
+    if let Ok(message) = HeaderValue::try_from(grpc::percent_encode(message)) {
+        headers.insert("grpc-message", message);
+    }
+}
+
+/// The gRPC code that stands for an HTTP status ("HTTP to gRPC Status Code Mapping").
+pub(crate) fn grpc_code_of(status: StatusCode) -> u8 {
+    grpc::from_http(status.as_u16())
 }
 
 impl fmt::Display for MeshError {
@@ -275,6 +292,16 @@ pub(crate) enum ReplyForm {
     Grpc,
     /// A status code and a text.
     Http,
+}
+
+impl ReplyForm {
+    /// Whether a request is gRPC.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        match headers.get(header::CONTENT_TYPE) {
+            Some(value) if value.as_bytes().starts_with(b"application/grpc") => Self::Grpc,
+            _ => Self::Http,
+        }
+    }
 }
 
 impl Cause {
@@ -315,16 +342,31 @@ pub(crate) fn code_of_reset(code: u32) -> u8 {
 /// gRPC's numbers.
 mod grpc {
     pub(super) const CANCELLED: u8 = 1;
+    pub(super) const UNKNOWN: u8 = 2;
     pub(super) const DEADLINE_EXCEEDED: u8 = 4;
     pub(super) const PERMISSION_DENIED: u8 = 7;
     pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
+    pub(super) const UNIMPLEMENTED: u8 = 12;
     pub(super) const INTERNAL: u8 = 13;
     pub(super) const UNAVAILABLE: u8 = 14;
+    pub(super) const UNAUTHENTICATED: u8 = 16;
+
+    /// "HTTP to gRPC Status Code Mapping"
+    pub(super) fn from_http(status: u16) -> u8 {
+        match status {
+            400 => INTERNAL,
+            401 => UNAUTHENTICATED,
+            403 => PERMISSION_DENIED,
+            404 => UNIMPLEMENTED,
+            429 | 502..=504 => UNAVAILABLE,
+            _ => UNKNOWN,
+        }
+    }
 
     /// `Status-Message` is percent-encoded: "%x20-%x24 / %x26-%x7E" stay as they are (gRPC over HTTP/2).
-    pub(super) fn percent_encode(text: &str) -> String {
+    pub(super) fn percent_encode(text: &[u8]) -> String {
         let mut encoded = String::with_capacity(text.len());
-        for byte in text.bytes() {
+        for &byte in text {
             match byte {
                 b'%' | 0..0x20 | 0x7f.. => encoded.push_str(&format!("%{byte:02X}")),
                 _ => encoded.push(char::from(byte)),
@@ -337,7 +379,7 @@ mod grpc {
     mod tests {
         #[test]
         fn messages_are_percent_encoded() {
-            assert_eq!(super::percent_encode("50% é\n"), "50%25 %C3%A9%0A");
+            assert_eq!(super::percent_encode("50% é\n".as_bytes()), "50%25 %C3%A9%0A");
         }
     }
 }

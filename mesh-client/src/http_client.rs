@@ -6,7 +6,7 @@
 
 use crate::{
     call::ResponseBody,
-    channel::{MeshChannel, ResponseFuture, form},
+    channel::{MeshChannel, ResponseFuture},
     error::{Cause, MeshError, ReplyForm},
     mesh::{Mesh, TargetError},
 };
@@ -79,7 +79,7 @@ impl HttpClient {
         match self.channel(target) {
             Ok(mut channel) => Ok(channel.call(request)),
             Err(TargetError::ShuttingDown) => {
-                Ok(ResponseFuture::ready(error(Cause::ShuttingDown).into_response(form(request.headers()))))
+                Ok(ResponseFuture::ready(error(Cause::ShuttingDown).into_response(ReplyForm::of(request.headers()))))
             }
             Err(invalid) => Err(error(Cause::InvalidRequest(invalid.to_string()))),
         }

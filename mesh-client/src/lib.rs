@@ -34,6 +34,7 @@ mod cluster;
 mod deadline;
 mod endpoint;
 mod error;
+mod filter;
 mod http_client;
 mod idle;
 mod load;
@@ -47,6 +48,13 @@ pub mod testing;
 mod upload;
 mod wakeups;
 
+/// Fault injection: on any service, by [`FaultLayer`](fault::FaultLayer), with the rules that the mesh has from the control
+/// plane (A33).
+pub mod fault {
+    pub use crate::filter::{Fault, FaultBody, FaultFuture, FaultLayer, active_faults};
+    pub use mesh_xds::resource::{AbortSource, DelaySource, FaultAbort, FaultDelay, FaultPercentage, HttpFault};
+}
+
 pub use builder::{ChannelBuilder, MeshBuilder};
 pub use call::{ResponseBody, WaitForReady};
 #[cfg(feature = "http1")]
@@ -55,6 +63,7 @@ pub use channel::{FailingCluster, MeshChannel, NotReady, ResponseFuture};
 pub use cluster::EndpointReport;
 pub use endpoint::EndpointState;
 pub use error::{Cause, MeshError};
+pub use filter::{Filter, FilterRequest, Outcome, Reply, Verdict};
 pub use http_client::HttpClient;
 pub use mesh::{Mesh, TargetError};
 pub use mesh_xds::{Bootstrap, BootstrapError};

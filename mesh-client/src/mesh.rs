@@ -8,6 +8,7 @@ use crate::{
     channel::{CallOptions, Inner, MeshChannel, Shared},
     cluster::{Cluster, ClusterOptions, Update},
     endpoint::DialOptions,
+    filter::Makers,
     http_client::HttpClient,
     status::MeshStatus,
     task::{OnAbort, Tasks, supervised},
@@ -44,6 +45,7 @@ pub struct Mesh {
 pub(crate) struct MeshInner {
     xds: XdsClient,
     bootstrap: Arc<Bootstrap>,
+    filters: Arc<Makers>,
     clusters: Mutex<FxHashMap<ClusterKey, Weak<Cluster>>>,
     channels: Mutex<Vec<Weak<Inner>>>,
     /// Workers and connections.
@@ -104,12 +106,18 @@ impl Mesh {
         MeshBuilder::new(bootstrap)
     }
 
-    pub(crate) fn start(bootstrap: Bootstrap, runtime: Handle, keeps: Option<Box<dyn Send + Sync>>) -> Self {
+    pub(crate) fn start(
+        bootstrap: Bootstrap,
+        filters: Makers,
+        runtime: Handle,
+        keeps: Option<Box<dyn Send + Sync>>,
+    ) -> Self {
         let bootstrap = Arc::new(bootstrap);
         Self {
             inner: Arc::new(MeshInner {
                 xds: XdsClient::connect(Arc::clone(&bootstrap)),
                 bootstrap,
+                filters: Arc::new(filters),
                 clusters: Mutex::default(),
                 channels: Mutex::default(),
                 tasks: Tasks::new(runtime.clone()),
@@ -194,7 +202,8 @@ impl Mesh {
         let clusters = Clusters { mesh: Arc::clone(&self.inner), settings: Arc::new(settings) };
         let follow = {
             let (shared, xds) = (Arc::clone(&shared), self.inner.xds.clone());
-            move || apply::run(xds.watch(target.clone()), Arc::clone(&shared), clusters.clone())
+            let filters = Arc::clone(&self.inner.filters);
+            move || apply::run(xds.watch(target.clone()), Arc::clone(&shared), clusters.clone(), Arc::clone(&filters))
         };
         let orphan = Arc::clone(&shared);
         // Nobody would tell those who wait for a configuration.

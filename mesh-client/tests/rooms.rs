@@ -14,7 +14,8 @@ const ROOMS: &[Room] = &[
         files: &["route", "filter", "retry", "telemetry"],
         except: &[],
         forbidden: &["crate", "tokio", "hyper", "h2"],
-        allowed: &["crate::error", "crate::route", "crate::filter", "crate::retry", "crate::telemetry"],
+        // A filter may wait.
+        allowed: &["crate::error", "crate::route", "crate::filter", "crate::retry", "crate::telemetry", "tokio::time"],
     },
     Room { files: &["deadline"], except: &[], forbidden: &["crate"], allowed: &["crate::error", "crate::deadline"] },
     Room {
@@ -68,6 +69,7 @@ const ROOMS: &[Room] = &[
             "channel",
             "route",
             "retry",
+            "filter",
             "deadline",
             "idle",
             "load",

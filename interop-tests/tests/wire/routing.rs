@@ -288,17 +288,4 @@ features! {
             world.ignores(Kind::Listener, SERVICE, "http_filters[0]")
         }
     }
-
-    fault_filter {
-        row: "fault injection, not supported yet, is validated, has no effect, and is reported", source: "A33, `HTTPFault`",
-        config: "http: {http_filters: [
-                    {name: fault, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault,
-                                                 abort: {http_status: 503, percentage: {numerator: 100}}}},
-                    {name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}",
-        strip: [("/http/http_filters/0", "")],
-        |world| {
-            from("a", world.call(grpc()).await)?;
-            world.ignores(Kind::Listener, SERVICE, "http_filters[0]")
-        }
-    }
 }

@@ -7,7 +7,6 @@ mod shared;
 mod stack;
 
 pub(crate) use shared::{Shared, Use};
-pub(crate) use stack::form;
 
 use crate::{
     apply::Table,
@@ -157,7 +156,7 @@ impl MeshChannel {
     pub fn destination(&self, head: &http::request::Parts) -> Option<Result<std::net::SocketAddr, MeshError>> {
         use crate::{balance::Tried, cluster::NoPick};
         let inner = &self.inner;
-        let picked = match inner.try_route(head, form(&head.headers), false)? {
+        let picked = match inner.try_route(head, crate::error::ReplyForm::of(&head.headers), false)? {
             Ok(routed) => match routed.backends.try_pick(false, &Tried::default())? {
                 Ok(slot) => Ok(slot.peer()),
                 Err(NoPick::Failed(cause)) => Err(cause),

@@ -5,6 +5,7 @@
 //!    error          causes → status    (configuration, a connection) is waited for inside the call, bounded
 //!    route          table → cluster
 //!    deadline       A31, or Envoy's timeout
+//!    filters        the route's chain, once per call; most routes have none
 //!    attempts       repeated when nothing was sent, when the server says that it did not look, and as the policy says
 //!      pick         one synchronous step, repeated for each new picker
 //!      load         counted for load reports, where the cluster makes any
@@ -15,13 +16,14 @@
 
 use super::{Inner, Use};
 use crate::{
-    apply::{Action, AuthorityOf, Destination, RoutingTable, Table},
+    apply::{Action, AuthorityOf, Destination, RoutingTable, Table, Way},
     balance::Tried,
     call::{Finish, ResponseBody, WaitForReady},
     cluster::{Backends, NoPick},
     deadline::{self, Deadline, GRPC_TIMEOUT, Limits, within},
     endpoint::{RecvBody, SendFailure, Slot},
     error::{self, Cause, MeshError, ReplyForm},
+    filter::{Chain, FilterRequest, Passed},
     idle::{Idle, moving},
     load::Attempt,
     retry::{Failure, Plan, Retries, Verdict},
@@ -29,7 +31,7 @@ use crate::{
     upload::Upload,
 };
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Uri,
+    HeaderValue, Method, Request, Response, Uri,
     header::{self, HeaderName},
     request, response,
     uri::{Authority, PathAndQuery, Scheme},
@@ -59,6 +61,7 @@ pub(super) struct Routed {
     idle_timeout: Option<Duration>,
     authority: AuthorityOf,
     retry: Option<Plan>,
+    filters: Option<Arc<Chain>>,
 }
 
 /// What an attempt came to.
@@ -127,13 +130,13 @@ impl Inner {
             }
             None => return Err(Cause::NoRoute { virtual_host: host.name().to_owned() }),
         };
-        let cluster = match destination {
-            Destination::One(cluster) => cluster,
-            Destination::Split(choice, clusters) => &clusters[choice.choose(fastrand::u64(..choice.total()))],
+        let Way { cluster, filters } = match destination {
+            Destination::One(way) => way,
+            Destination::Split(choice, ways) => &ways[choice.choose(fastrand::u64(..choice.total()))],
         };
         let backends = Arc::clone(cluster.backends(self.shared.protocol(cluster, Use::of(head.version, form))));
         let retry = retry.clone().filter(|_| self.options.retries);
-        Ok(Routed { backends, limits: *limits, idle_timeout, authority, retry })
+        Ok(Routed { backends, limits: *limits, idle_timeout, authority, retry, filters: filters.clone() })
     }
 
     /// What matchers see of a request.
@@ -160,24 +163,35 @@ impl Inner {
         B::Data: Send,
         B::Error: fmt::Display,
     {
-        let (head, body) = request.into_parts();
-        let form = form(&head.headers);
-        match self.attempts(head, body, form).await {
+        let (mut head, body) = request.into_parts();
+        let form = ReplyForm::of(&head.headers);
+        let mut passed = Passed::default();
+        let response = match self.attempts(&mut head, body, form, &mut passed).await {
             Ok(response) => response,
-            Err(cause) => {
-                // A caller that tries again at once must not keep the workers from running: nothing on the way to a
-                // failure has to wait for anything.
-                consume_budget().await;
-                MeshError::new(cause, Arc::clone(&self.node)).into_response(form)
-            }
+            Err(cause) => self.failed(cause, form).await,
+        };
+        if !passed.has_begun() {
+            return response;
         }
+        match passed.response(&FilterRequest::new(&mut head, form, None), response) {
+            Ok(response) => response,
+            Err(cause) => self.failed(cause, form).await,
+        }
+    }
+
+    async fn failed(&self, cause: Cause, form: ReplyForm) -> Response<ResponseBody> {
+        // A caller that tries again at once must not keep the workers from running: nothing on the way to a failure has
+        // to wait for anything.
+        consume_budget().await;
+        MeshError::new(cause, Arc::clone(&self.node)).into_response(form)
     }
 
     async fn attempts<B>(
         &self,
-        mut head: request::Parts,
+        head: &mut request::Parts,
         body: B,
         form: ReplyForm,
+        passed: &mut Passed,
     ) -> Result<Response<ResponseBody>, Cause>
     where
         B: Body + Send + Unpin + 'static,
@@ -187,14 +201,14 @@ impl Inner {
         let started = Instant::now();
         self.shared.used(Use::of(head.version, form));
         let waits = head.extensions.get::<WaitForReady>().is_some();
-        self.address(&mut head, form)?;
+        self.address(head, form)?;
         // Until a route adds its own limit, the caller's holds: it covers the wait for configuration, too.
         let own = deadline::limit(true, &head.headers, &Limits::default()).filter(|_| form == ReplyForm::Grpc);
         let mut deadline = own.map(|limit| Deadline::new(started, limit));
         let mut upload = Some(Upload::new(body, REPLAY_CAP));
         let (mut retries, mut tried) = (Retries::default(), Tried::default());
         loop {
-            let routed = within(&mut deadline, self.route(&head, form, waits)).await;
+            let routed = within(&mut deadline, self.route(head, form, waits)).await;
             let routed = routed.map_err(|late| late.waiting_for(|| self.shared.missing()))??;
             let limit = deadline::limit(form == ReplyForm::Grpc, &head.headers, &routed.limits);
             if limit != deadline.as_ref().map(Deadline::limit) {
@@ -206,12 +220,18 @@ impl Inner {
             if let (Some(upload), Some(_)) = (&mut upload, &routed.retry) {
                 upload.keep(POLICY_REPLAY_CAP);
             }
+            if let Some(chain) = routed.filters.as_ref().filter(|_| !passed.has_begun()) {
+                let mut request = FilterRequest::new(head, form, Some(routed.backends.cluster().as_str()));
+                if let Some(reply) = within(&mut deadline, passed.request(chain, &mut request)).await?? {
+                    return Ok(reply.into_response(form).map(ResponseBody::local));
+                }
+            }
             loop {
                 let picked = within(&mut deadline, routed.backends.pick(waits, &tried)).await;
                 let ended = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing()))? {
                     Ok(slot) => {
                         tried.add(&slot, routed.retry.as_ref().and_then(Plan::avoids_previous_hosts));
-                        self.attempt(&mut head, &mut upload, slot, &routed, form, &mut deadline).await?
+                        self.attempt(head, &mut upload, slot, &routed, form, &mut deadline).await?
                     }
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.
                     Err(NoPick::Removed) => break,
@@ -221,7 +241,7 @@ impl Inner {
                     // "LB result DROP → never retried" (A6), and whoever is refused for there being too many.
                     Err(NoPick::Failed(cause)) => return Err(cause),
                 };
-                let verdict = self.judge(&mut retries, &routed, &head, form, &ended);
+                let verdict = self.judge(&mut retries, &routed, head, form, &ended);
                 let backoff = match (verdict, &mut upload) {
                     (Verdict::Transparent, Some(upload)) if upload.can_replay() => {
                         upload.rewind();
@@ -241,7 +261,7 @@ impl Inner {
                 drop(ended);
                 if let Some(backoff) = backoff {
                     within(&mut deadline, sleep(backoff)).await?;
-                    self.announce_retry(&mut head, &retries, deadline.as_ref(), form);
+                    self.announce_retry(head, &retries, deadline.as_ref(), form);
                 }
             }
         }
@@ -418,11 +438,3 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
-
-/// Whether a request is gRPC, which decides how it is answered.
-pub(crate) fn form(headers: &HeaderMap) -> ReplyForm {
-    match headers.get(header::CONTENT_TYPE) {
-        Some(value) if value.as_bytes().starts_with(b"application/grpc") => ReplyForm::Grpc,
-        _ => ReplyForm::Http,
-    }
-}

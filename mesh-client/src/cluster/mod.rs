@@ -194,6 +194,11 @@ pub(crate) enum NoPick {
 }
 
 impl Backends {
+    /// Whose endpoints these are.
+    pub(crate) fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
     /// A stream of a READY connection, if possible of an endpoint that was not tried; waits while connections are being made.
     pub(crate) async fn pick(&self, waits_for_ready: bool, tried: &Tried) -> Result<Slot, NoPick> {
         if self.wakeups.waiting() > 0 {

@@ -1,0 +1,127 @@
+//! The filters of one route, in order, and a call's way through them.
+//!
+//! A chain is built when the configuration arrives and is never empty: a route without filters has none, and its calls do
+//! nothing here. It does NOT know what a filter does.
+
+use super::{Filter, FilterRequest, Reply, Verdict};
+use crate::error::Cause;
+use futures_util::FutureExt;
+use http::{Response, response};
+use mesh_xds::resource::HttpFilterConfig;
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+/// One filter as configured: it is kept from one configuration to the next while name and configuration stay.
+pub(crate) struct Instance {
+    pub(super) name: String,
+    pub(super) config: HttpFilterConfig,
+    /// `None` when nothing can ever come of it, as of the fault filter that istiod puts everywhere.
+    pub(super) filter: Option<Arc<dyn Filter>>,
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// At least one filter.
+#[derive(Debug)]
+pub(crate) struct Chain(Box<[Link]>);
+
+struct Link {
+    instance: Arc<Instance>,
+    filter: Arc<dyn Filter>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.instance.fmt(f)
+    }
+}
+
+impl Chain {
+    /// Those of the instances that do anything; `None` without any.
+    pub(super) fn of<'i>(instances: impl Iterator<Item = &'i Arc<Instance>>) -> Option<Arc<Self>> {
+        let link = |instance: &Arc<Instance>| {
+            let filter = Arc::clone(instance.filter.as_ref()?);
+            Some(Link { instance: Arc::clone(instance), filter })
+        };
+        let links: Box<[_]> = instances.filter_map(link).collect();
+        if links.is_empty() { None } else { Some(Arc::new(Self(links))) }
+    }
+
+    /// Whether these are the very same instances.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Link, &Link)| Arc::ptr_eq(&one.instance, &other.instance);
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+    }
+}
+
+/// How far a call came through its chain: whose response hooks are owed.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    chain: Option<Arc<Chain>>,
+    filters: usize,
+}
+
+impl Passed {
+    /// Whether the call has entered its chain, which it does once.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.chain.is_some()
+    }
+
+    /// Sends a request through a chain: it goes on, or this is its answer.
+    ///
+    /// May be dropped at any time; the hooks of those that have let the request pass are owed all the same.
+    pub(crate) async fn request(
+        &mut self,
+        chain: &Arc<Chain>,
+        request: &mut FilterRequest<'_>,
+    ) -> Result<Option<Reply>, Cause> {
+        self.filters = 0;
+        let chain = &**self.chain.insert(Arc::clone(chain));
+        for Link { instance, filter } in &chain.0 {
+            let panicked = |_| Cause::FilterPanicked { filter: instance.name.clone() };
+            // A panic leaves a half-changed head at worst, and that is not sent.
+            let turn = &mut *request;
+            let ask = move || {
+                // Given away, since the verdict may hold it.
+                let turn = turn;
+                filter.request(turn)
+            };
+            let verdict = catch_unwind(AssertUnwindSafe(ask)).map_err(panicked)?;
+            match verdict {
+                Verdict::Continue => {}
+                Verdict::Reply(reply) => return Ok(Some(reply)),
+                Verdict::Wait(outcome) => {
+                    if let Err(reply) = AssertUnwindSafe(outcome).catch_unwind().await.map_err(panicked)? {
+                        return Ok(Some(reply));
+                    }
+                }
+            }
+            self.filters += 1;
+        }
+        Ok(None)
+    }
+
+    /// Sends the response back through those that have let the request pass.
+    pub(crate) fn response<B>(&self, request: &FilterRequest<'_>, response: Response<B>) -> Result<Response<B>, Cause> {
+        let Some(chain) = self.chain.as_ref().filter(|_| self.filters > 0) else {
+            return Ok(response);
+        };
+        let (mut head, body) = response.into_parts();
+        for Link { instance, filter } in chain.0[..self.filters].iter().rev() {
+            let hook = |head: &mut response::Parts| filter.response(request, head);
+            catch_unwind(AssertUnwindSafe(|| hook(&mut head)))
+                .map_err(|_| Cause::FilterPanicked { filter: instance.name.clone() })?;
+        }
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+#[cfg(test)]
+mod tests;
