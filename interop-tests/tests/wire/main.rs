@@ -56,6 +56,7 @@ mod routing;
 mod servers_without_manners;
 mod shutdown;
 mod single_resources;
+mod storms;
 mod tokens;
 mod too_early;
 mod transport_corners;

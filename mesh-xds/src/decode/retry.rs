@@ -3,7 +3,7 @@
 //! "Validated even when no condition is usable" (A44): a policy without one still hides the virtual host's.
 
 use super::{
-    basics::{duration, type_name, unpack},
+    basics::{duration, type_name},
     matcher::header,
     scope::Scope,
 };
@@ -15,14 +15,10 @@ use envoy_types::pb::{
         config::route::v3::{
             self as pb,
             retry_policy::{
-                RateLimitedRetryBackOff, ResetHeaderFormat, RetryBackOff, RetryHostPredicate, RetryPriority,
-                retry_host_predicate, retry_priority,
+                RateLimitedRetryBackOff, ResetHeaderFormat, RetryBackOff, RetryHostPredicate, retry_host_predicate,
             },
         },
-        extensions::retry::{
-            host::previous_hosts::v3::PreviousHostsPredicate,
-            priority::previous_priorities::v3::PreviousPrioritiesConfig,
-        },
+        extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
     },
     google::protobuf,
 };
@@ -51,6 +47,8 @@ pub(super) fn retry_policy(policy: pb::RetryPolicy, scope: &mut Scope<'_>) -> Re
     scope.unsupported(&[
         (!policy.retry_options_predicates.is_empty(), "retry_options_predicates"),
         (policy.refresh_cluster_on_retry, "refresh_cluster_on_retry"),
+        // Priorities below the one in use are not connected here (A56), so that a retry would have to wait for them.
+        (policy.retry_priority.is_some(), "retry_priority"),
     ]);
     Ok(RetryPolicy {
         retry_on: retry_on(&policy.retry_on, scope),
@@ -72,10 +70,6 @@ pub(super) fn retry_policy(policy: pb::RetryPolicy, scope: &mut Scope<'_>) -> Re
             // "If not set or set to 0, [...] defaults to 1" (Envoy).
             0 => 1,
             attempts => attempts.clamp(1, i64::from(u32::MAX)).try_into().unwrap_or(u32::MAX),
-        },
-        previous_priorities: match &policy.retry_priority {
-            Some(priority) => scope.within("retry_priority", |scope| previous_priorities(priority, scope))?,
-            None => None,
         },
     })
 }
@@ -189,23 +183,4 @@ fn previous_hosts(predicates: &[RetryHostPredicate], scope: &mut Scope<'_>) -> R
         });
     }
     Ok(found)
-}
-
-fn previous_priorities(priority: &RetryPriority, scope: &mut Scope<'_>) -> Result<Option<u32>, Invalid> {
-    match &priority.config_type {
-        Some(retry_priority::ConfigType::TypedConfig(any))
-            if type_name(&any.type_url) == PreviousPrioritiesConfig::full_name() =>
-        {
-            let config: PreviousPrioritiesConfig = scope.within("typed_config", |scope| unpack(any, scope))?;
-            // "gt: 0" (Envoy).
-            match config.update_frequency {
-                ..=0 => Err(scope.invalid_at("typed_config.update_frequency", "must be greater than 0")),
-                frequency => Ok(Some(frequency.unsigned_abs())),
-            }
-        }
-        _ => {
-            scope.ignore_here("not a retry priority that is supported: has no effect");
-            Ok(None)
-        }
-    }
 }

@@ -34,9 +34,6 @@ pub struct RetryPolicy {
     pub avoid_previous_hosts: bool,
     /// `host_selection_retry_max_attempts`: how many more endpoints are looked at to avoid one. 1 unless set.
     pub host_selection_attempts: u32,
-    /// `retry_priority` names previous_priorities: after so many attempts (`update_frequency`) a retry goes to another
-    /// priority, if it can.
-    pub previous_priorities: Option<u32>,
 }
 
 impl RetryPolicy {
@@ -62,7 +59,6 @@ impl RetryPolicy {
             rate_limited: None,
             avoid_previous_hosts: false,
             host_selection_attempts: 1,
-            previous_priorities: None,
         }
     }
 }

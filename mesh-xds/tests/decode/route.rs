@@ -256,13 +256,13 @@ fn all_of_envoys_retry_policy_is_read() {
         }),
         avoid_previous_hosts: true,
         host_selection_attempts: 3,
-        previous_priorities: Some(2),
         ..policy("")
     };
     assert_eq!(forward.retry_policy.as_deref(), Some(&expected));
     assert_eq!(
         reports,
         [
+            "virtual_hosts[0].routes[0].route.retry_policy.retry_priority: not supported: has no effect",
             "virtual_hosts[0].routes[0].route.retry_policy.retry_host_predicate[2]: not a predicate that is supported: has no effect"
         ]
     );
