@@ -83,6 +83,8 @@ fn all() -> impl Iterator<Item = &'static Feature> {
         crate::aggregate::FEATURES,
         crate::deadlines::FEATURES,
         crate::retries::FEATURES,
+        crate::filters::FEATURES,
+        crate::faults::FEATURES,
         crate::protocols::FEATURES,
     ]
     .into_iter()
