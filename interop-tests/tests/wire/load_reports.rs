@@ -397,6 +397,8 @@ async fn a_stream_that_breaks_loses_no_count() {
         for _ in 0..25 {
             unary(&channel).await.expect("a reply");
         }
+        // LRS has no ACK: what is on its way when a stream breaks is lost. So it breaks right behind a report.
+        come_to(control_plane, CLUSTER, (50 * round - 25, 50 * round - 25, 0, 0)).await;
         control_plane.cut_load_streams();
         for _ in 0..25 {
             unary(&channel).await.expect("a reply");

@@ -127,6 +127,8 @@ async fn one_stream(reporter: &Reporter, dialer: &Dialer) -> End {
         }
     });
     tokio::select! {
+        // The end first: a stream that is known to be over takes no report.
+        biased;
         end = &mut read => end,
         () = write(reporter, &to_wire, &mut wanted) => {
             let goodbye = async {
