@@ -34,6 +34,10 @@ impl Level {
     }
 }
 
+/// How far from its place the counterpart of a level is looked for: ten thousand routes that all change must not be
+/// compared with each other. What moved farther than that begins anew.
+const REACH: usize = 256;
+
 /// Builds the levels of one virtual host, the listener's first.
 #[derive(Debug)]
 pub(crate) struct LevelBuilder<'a> {
@@ -117,7 +121,7 @@ impl<'a> LevelBuilder<'a> {
     /// The level before that said the same, or else the one that is at this place and may say something of it.
     fn counterpart(&mut self, says: &FilterOverrides) -> Option<&'a Arc<Level>> {
         let count = self.before.len();
-        let mut order = (self.next..count).chain(1..self.next.min(count));
+        let mut order = (self.next..count).chain(1..self.next.min(count)).take(REACH);
         match order.find(|at| self.before[*at].is_some_and(|level| level.says == *says)) {
             Some(at) => {
                 self.next = at + 1;
