@@ -20,11 +20,19 @@ pub(super) struct Class {
     rewrite: fn(&mut Case),
 }
 
+/// The class of the one difference that no configuration of Envoy's can make up for: it is measured.
+pub(super) const GRPC_BACK_OFF: &str = "grpc-back-off";
+
 /// In the order in which they are applied.
 pub(super) const CLASSES: &[Class] = &[
     Class { name: "grpc-deadline", rewrite: grpc_deadline },
+    Class { name: "grpc-try-timeout", rewrite: grpc_try_timeout },
+    Class { name: "grpc-retries", rewrite: grpc_retries },
     Class { name: "transparent-retry", rewrite: transparent_retry },
-    Class { name: "status-of-a-reset", rewrite: status_of_a_reset },
+    Class { name: "status-of-a-failure", rewrite: status_of_a_failure },
+    Class { name: "retry-priority", rewrite: retry_priority },
+    Class { name: "no-host-left", rewrite: no_host_left },
+    Class { name: GRPC_BACK_OFF, rewrite: |_| {} },
 ];
 
 /// What Envoy needs to act as we do in this case, and the names of the classes that say so.
@@ -70,6 +78,80 @@ fn grpc_deadline(case: &mut Case) {
     }
 }
 
+/// The limit of an attempt is a deadline: DEADLINE_EXCEEDED, to the caller and to the policy.
+fn grpc_try_timeout(case: &mut Case) {
+    let policy = &mut case.route["retry_policy"];
+    let Some(limit) = policy["per_try_timeout"].as_str().and_then(millis).filter(|_| is_grpc(case)) else { return };
+    if case.calls.iter_mut().flat_map(acts).all(|act| *act != Act::Silence) {
+        return;
+    }
+    case.route["retry_policy"]["per_try_timeout"] = Value::Null;
+    for act in case.calls.iter_mut().flat_map(acts).filter(|act| **act == Act::Silence) {
+        *act = status(4).after(limit);
+    }
+}
+
+/// "0.4s" is 400.
+fn millis(duration: &str) -> Option<u64> {
+    Some((duration.strip_suffix('s')?.parse::<f64>().ok()? * 1000.0) as u64)
+}
+
+/// gRPC's answers are repeated by their codes alone, and no call more than four times.
+fn grpc_retries(case: &mut Case) {
+    if is_grpc(case) && case.route["retry_policy"].is_object() {
+        grpc_conditions(case);
+        let retries = &mut case.route["retry_policy"]["num_retries"];
+        if retries.as_u64().is_some_and(|retries| retries > 4) {
+            *retries = 4.into();
+        }
+    }
+}
+
+/// Answers that are not gRPC's are also repeated by the code that belongs to their HTTP status.
+fn grpc_conditions(case: &mut Case) {
+    let policy = case.route["retry_policy"].clone();
+    let conditions: Vec<_> = policy["retry_on"].as_str().unwrap_or_default().split(',').map(str::to_owned).collect();
+    let has = |condition: &str| conditions.iter().any(|has| has == condition);
+    let listed: Vec<_> = policy["retriable_status_codes"].as_array().into_iter().flatten().cloned().collect();
+    let mut codes: Vec<Value> = Vec::new();
+    for act in case.calls.iter_mut().flat_map(acts) {
+        let Act::Answer(Answer { status, grpc: None, .. }) = act else { continue };
+        let named = match code_of(*status) {
+            13 => "internal",
+            14 => "unavailable",
+            _ => "",
+        };
+        let by_status = has("5xx") && *status >= 500
+            || has("gateway-error") && (502..=504).contains(status)
+            || has("retriable-status-codes") && listed.contains(&(*status).into());
+        let code = (*status).into();
+        if (by_status || has(named)) && !codes.contains(&code) {
+            codes.push(code);
+        }
+    }
+    let not_ours = ["5xx", "gateway-error", "reset", "retriable-headers", "retriable-status-codes"];
+    let mut kept: Vec<_> = conditions.iter().filter(|has| !not_ours.contains(&has.as_str())).cloned().collect();
+    if !codes.is_empty() {
+        kept.push("retriable-status-codes".to_owned());
+    }
+    if kept != conditions {
+        case.route["retry_policy"]["retry_on"] = kept.join(",").into();
+        case.route["retry_policy"]["retriable_status_codes"] = codes.into();
+    }
+}
+
+/// "HTTP to gRPC Status Code Mapping" (gRPC).
+fn code_of(status: u16) -> u16 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
 /// The first refused stream is sent again at once, whatever the policy, and is not counted.
 fn transparent_retry(case: &mut Case) {
     let refused = Act::Reset(Reason::REFUSED_STREAM);
@@ -84,18 +166,18 @@ fn transparent_retry(case: &mut Case) {
         let conditions = policy["retry_on"].as_str().unwrap_or_default().to_owned();
         policy["num_retries"] = (retries + 1).into();
         policy["retry_on"] = format!("{conditions},refused-stream").into();
-        // Only the first: others are what the policy says about a reset.
-        if !conditions.contains("refused-stream") || is_grpc {
-            acts[first + 1..]
-                .iter_mut()
-                .filter(|act| **act == refused)
-                .for_each(|act| *act = Act::Reset(Reason::CANCEL));
-        }
+        // Only the first: the others are what the policy says about them.
+        let second = match (conditions.split(',').any(|condition| condition == "refused-stream"), is_grpc) {
+            (true, _) => continue,
+            (false, true) => status(14).after(0),
+            (false, false) => Act::Reset(Reason::CANCEL),
+        };
+        acts[first + 1..].iter_mut().filter(|act| **act == refused).for_each(|act| *act = second.clone());
     }
 }
 
-/// A reset is a gRPC status by its code, also for the policy.
-fn status_of_a_reset(case: &mut Case) {
+/// A reset is a gRPC status by its code, a lost connection is UNAVAILABLE; also for the policy.
+fn status_of_a_failure(case: &mut Case) {
     if !is_grpc(case) {
         return;
     }
@@ -106,8 +188,31 @@ fn status_of_a_reset(case: &mut Case) {
             Act::Reset(Reason::CANCEL) => 1,
             Act::Reset(Reason::ENHANCE_YOUR_CALM) => 8,
             Act::Reset(_) => 13,
+            Act::Close => 14,
             _ => continue,
         };
-        *act = Act::Answer(Answer { anonymous: true, ..Answer::grpc(Grpc::TrailersOnly(code)) });
+        *act = status(code).after(0);
     }
+}
+
+/// A retry stays in its priority.
+fn retry_priority(case: &mut Case) {
+    if case.route["retry_policy"]["retry_priority"].is_object() {
+        case.route["retry_policy"]["retry_priority"] = Value::Null;
+    }
+}
+
+/// Where every host was tried, the first one in turn is: Envoy's, too, if its looks end where they began.
+fn no_host_left(case: &mut Case) {
+    let hosts = case.endpoints[0].len() as u64;
+    let policy = &mut case.route["retry_policy"];
+    let looks = policy["host_selection_retry_max_attempts"].as_u64();
+    if let (Some(looks), true) = (looks, policy["retry_host_predicate"].is_array()) {
+        policy["host_selection_retry_max_attempts"] = looks.next_multiple_of(hosts).into();
+    }
+}
+
+/// A status that is not a backend's.
+fn status(code: u16) -> Answer {
+    Answer { anonymous: true, ..Answer::grpc(Grpc::TrailersOnly(code)) }
 }

@@ -3,17 +3,27 @@
 //! It does NOT aim at corners; `corners` does.
 
 use super::{
-    case::{Call, Case, Upstream, grpc, http},
+    case::{Backoff, Call, Case, Upstream, grpc, http},
     script::{Act, Answer, Grpc},
 };
 use fastrand::Rng;
-use serde_json::json;
+use h2::Reason;
+use serde_json::{Value, json};
 
 /// Makes a case of its feature; the name is the feature's, with a number.
 type Make = fn(&mut Rng, String) -> Case;
 
-/// What is compared, and how often among ten cases.
-const FEATURES: &[(&str, Make)] = &[("timeout", timeout), ("plain", plain)];
+/// What the cases are about, in turn.
+const FEATURES: &[(&str, Make)] = &[
+    ("retry-http", retry_http),
+    ("retry-grpc", retry_grpc),
+    ("retry-http", retry_http),
+    ("timeout", timeout),
+    ("retry-grpc", retry_grpc),
+    ("plain", plain),
+    ("try-timeout", try_timeout),
+    ("back-off", back_off),
+];
 
 pub(super) fn cases(dice: &mut Rng, count: usize) -> Vec<Case> {
     let make = |number: usize| {
@@ -26,6 +36,14 @@ pub(super) fn cases(dice: &mut Rng, count: usize) -> Vec<Case> {
 /// One of them.
 fn any<T: Clone>(dice: &mut Rng, of: &[T]) -> T {
     of[dice.usize(..of.len())].clone()
+}
+
+/// Between one and `most` of them, in their order.
+fn some<T: Clone>(dice: &mut Rng, of: &[T], most: usize) -> Vec<T> {
+    let count = dice.usize(1..=most);
+    let mut indices = dice.choose_multiple(0..of.len(), count);
+    indices.sort_unstable();
+    indices.into_iter().map(|index| of[index].clone()).collect()
 }
 
 fn success(grpc: bool) -> Answer {
@@ -64,4 +82,117 @@ fn plain(dice: &mut Rng, name: String) -> Case {
     let case = Case::new(name, calls.collect::<Vec<_>>());
     let upstream = if is_grpc { Upstream::Http2 } else { any(dice, &[Upstream::Http1, Upstream::Http2]) };
     Case { upstream, ..case.endpoints(dice.usize(1..4)) }
+}
+
+// === Retries ===
+
+/// `retry_back_off` that is over at once, so that a retry is one however it is jittered.
+fn at_once() -> Value {
+    json!({ "base_interval": "0.001s", "max_interval": "0.002s" })
+}
+
+/// A policy with these conditions, and perhaps with another endpoint for each attempt.
+fn policy(dice: &mut Rng, conditions: &[&str], retries: u32) -> Value {
+    let mut policy = json!({
+        "retry_on": conditions.join(","),
+        "num_retries": retries,
+        "retry_back_off": at_once(),
+        "retriable_status_codes": some(dice, &[201, 404, 418, 500], 2),
+        "retriable_headers": [{ "name": "x-again", "string_match": { "exact": "yes" } }],
+    });
+    if dice.bool() {
+        let predicate = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+        policy["retry_host_predicate"] = json!([{ "name": "previous_hosts", "typed_config": { "@type": predicate } }]);
+        policy["host_selection_retry_max_attempts"] = 5.into();
+    }
+    policy
+}
+
+/// Envoy's conditions, and failures that some of them are for.
+fn retry_http(dice: &mut Rng, name: String) -> Case {
+    const CONDITIONS: [&str; 11] = [
+        "5xx",
+        "gateway-error",
+        "reset",
+        "reset-before-request",
+        "connect-failure",
+        "refused-stream",
+        "retriable-4xx",
+        "retriable-status-codes",
+        "retriable-headers",
+        "envoy-ratelimited",
+        "unavailable",
+    ];
+    let conditions = some(dice, &CONDITIONS, 3);
+    let act = |dice: &mut Rng| match dice.usize(..10) {
+        0 => Answer::status(200).header("x-again", any(dice, &["yes", "no"])).after(0),
+        1 => Answer::status(503).header("x-envoy-ratelimited", "true").after(0),
+        2 => Act::Reset(any(dice, &[Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::ENHANCE_YOUR_CALM])),
+        3 => Act::Reset(Reason::REFUSED_STREAM),
+        _ => Answer::status(any(dice, &[201, 404, 409, 418, 429, 500, 502, 503, 504, 505])).after(0),
+    };
+    let mut acts: Vec<_> = (0..dice.usize(1..8)).map(|_| act(dice)).collect();
+    acts.push(success(false).after(0));
+    let retries = dice.u32(1..8);
+    let route = json!({ "retry_policy": policy(dice, &conditions, retries) });
+    Case::new(name, [http(acts)]).route(route).endpoints(dice.usize(1..5))
+}
+
+/// gRPC's conditions with Envoy's among them, and failures of all kinds.
+fn retry_grpc(dice: &mut Rng, name: String) -> Case {
+    const CODES: [&str; 5] = ["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"];
+    const OTHERS: [&str; 6] =
+        ["5xx", "reset", "refused-stream", "retriable-status-codes", "retriable-headers", "gateway-error"];
+    let mut conditions = some(dice, &CODES, 4);
+    if dice.u8(..3) == 0 {
+        conditions.extend(some(dice, &OTHERS, 2));
+    }
+    let act = |dice: &mut Rng| match dice.usize(..12) {
+        0 => Act::Reset(any(dice, &[Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::ENHANCE_YOUR_CALM])),
+        1 => Act::Reset(Reason::REFUSED_STREAM),
+        2 => Answer::status(any(dice, &[400, 404, 500, 502, 503])).after(0),
+        3 => Answer::grpc(Grpc::Trailers(any(dice, &[8, 14]))).after(0),
+        4 => Answer::grpc(Grpc::TrailersOnly(dice.u16(1..17))).after(0),
+        _ => Answer::grpc(Grpc::TrailersOnly(any(dice, &[1, 4, 8, 13, 14, 14]))).after(0),
+    };
+    let mut acts: Vec<_> = (0..dice.usize(1..7)).map(|_| act(dice)).collect();
+    acts.push(success(true).after(0));
+    let retries = dice.u32(1..8);
+    let route = json!({ "retry_policy": policy(dice, &conditions, retries) });
+    Case::new(name, [grpc(acts)]).route(route).endpoints(dice.usize(1..5))
+}
+
+/// A limit for each attempt, with one for the call, and a backend that wakes up late or never.
+fn try_timeout(dice: &mut Rng, name: String) -> Case {
+    let is_grpc = dice.bool();
+    let conditions = if is_grpc { ["deadline-exceeded", "unavailable"] } else { ["5xx", "reset"] };
+    let conditions = some(dice, &conditions, 1);
+    let retries = dice.u32(1..3);
+    let mut policy = policy(dice, &conditions, retries);
+    policy["per_try_timeout"] = "0.4s".into();
+    let silent = dice.usize(0..4);
+    let mut acts = vec![Act::Silence; silent];
+    acts.push(success(is_grpc).after(any(dice, &[0, 150])));
+    // Far from any sum of attempts.
+    let limit = any(dice, &["0s", "0.2s", "0.6s", "1s"]);
+    let route = match is_grpc {
+        true => json!({ "max_stream_duration": { "max_stream_duration": limit }, "retry_policy": policy }),
+        false => json!({ "timeout": limit, "retry_policy": policy }),
+    };
+    Case::new(name, [call(is_grpc, acts)]).route(route).endpoints(dice.usize(1..4))
+}
+
+/// Retries that are far apart.
+fn back_off(dice: &mut Rng, name: String) -> Case {
+    let is_grpc = dice.bool();
+    let failure = if is_grpc { Answer::grpc(Grpc::TrailersOnly(14)) } else { Answer::status(503) };
+    let mut acts = vec![failure.after(0); dice.usize(1..5)];
+    acts.push(success(is_grpc).after(0));
+    let backoff = any(dice, &[Backoff { base: 200, max: 400 }, Backoff { base: 300, max: 300 }]);
+    let interval = |millis: u64| format!("0.{millis}s");
+    let mut policy = policy(dice, &["5xx", "unavailable"], 3);
+    policy["retry_back_off"] =
+        json!({ "base_interval": interval(backoff.base), "max_interval": interval(backoff.max) });
+    let case = Case::new(name, [call(is_grpc, acts)]).route(json!({ "retry_policy": policy }));
+    Case { backoff: Some(backoff), ..case.endpoints(dice.usize(1..4)) }
 }
