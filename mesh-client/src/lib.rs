@@ -39,7 +39,8 @@ mod http_client;
 mod idle;
 mod load;
 mod mesh;
-mod retry;
+mod reply;
+pub mod retry;
 pub mod route;
 mod status;
 mod task;
@@ -55,6 +56,12 @@ pub mod fault {
     pub use mesh_xds::resource::{AbortSource, DelaySource, FaultAbort, FaultDelay, FaultPercentage, HttpFault};
 }
 
+/// Timeouts: on any service, by [`TimeoutLayer`](timeout::TimeoutLayer), with the rules that the mesh has from the control
+/// plane (A31; Envoy's `timeout`).
+pub mod timeout {
+    pub use crate::deadline::{Timeout, TimeoutBody, TimeoutFuture, TimeoutLayer, Timeouts};
+}
+
 pub use builder::{ChannelBuilder, MeshBuilder};
 pub use call::{ResponseBody, WaitForReady};
 #[cfg(feature = "http1")]
@@ -63,9 +70,9 @@ pub use channel::{FailingCluster, MeshChannel, NotReady, ResponseFuture};
 pub use cluster::EndpointReport;
 pub use endpoint::EndpointState;
 pub use error::{Cause, MeshError};
-pub use filter::{Filter, FilterRequest, Outcome, Reply, Verdict};
+pub use filter::{Filter, FilterRequest, Outcome, Verdict};
 pub use http_client::HttpClient;
 pub use mesh::{Mesh, TargetError};
 pub use mesh_xds::{Bootstrap, BootstrapError};
-pub use retry::RetryThrottling;
+pub use reply::Reply;
 pub use status::{ChannelState, ChannelStatus, ClusterStatus, MeshStatus};

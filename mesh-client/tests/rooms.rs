@@ -15,9 +15,23 @@ const ROOMS: &[Room] = &[
         except: &[],
         forbidden: &["crate", "tokio", "hyper", "h2"],
         // A filter may wait.
-        allowed: &["crate::error", "crate::route", "crate::filter", "crate::retry", "crate::telemetry", "tokio::time"],
+        allowed: &[
+            "crate::error",
+            "crate::route",
+            "crate::filter",
+            "crate::reply",
+            "crate::retry",
+            "crate::telemetry",
+            "crate::upload",
+            "tokio::time",
+        ],
     },
-    Room { files: &["deadline"], except: &[], forbidden: &["crate"], allowed: &["crate::error", "crate::deadline"] },
+    Room {
+        files: &["deadline"],
+        except: &[],
+        forbidden: &["crate"],
+        allowed: &["crate::error", "crate::deadline", "crate::reply"],
+    },
     Room {
         files: &["cluster"],
         except: &[],
@@ -47,7 +61,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         // What every layer may use knows none of them but for the types in their signatures.
-        files: &["call", "chunks", "error", "idle", "load", "task", "upload", "wakeups"],
+        files: &["call", "chunks", "error", "idle", "load", "reply", "task", "upload", "wakeups"],
         except: &[],
         forbidden: &["crate"],
         allowed: &[

@@ -7,8 +7,10 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use interop_tests::proto::testing::{SimpleRequest, test_service_client::TestServiceClient};
-use mesh_client::fault::{
-    AbortSource, DelaySource, FaultAbort, FaultDelay, FaultLayer, FaultPercentage, HttpFault, active_faults,
+use mesh_client::{
+    fault::{AbortSource, DelaySource, FaultAbort, FaultDelay, FaultLayer, FaultPercentage, HttpFault, active_faults},
+    retry::{ReplayBody, RetryCondition, RetryLayer, RetryPolicy},
+    timeout::{TimeoutLayer, Timeouts},
 };
 use std::time::Duration;
 use tokio::time::{self, Instant};
@@ -63,4 +65,51 @@ async fn faults_for_a_hyper_client() {
     assert_eq!(slow.oneshot(request()).await.expect("an answer").status(), 200);
     drop(delayed);
     assert_eq!(active_faults(), 0);
+}
+
+#[tokio::test]
+async fn retries_for_a_tonic_channel() {
+    let [a] = backends(["a"]).await;
+    let channel = Channel::from_shared(format!("http://{}", a.address())).expect("a URI").connect_lazy();
+    let policy = RetryPolicy { num_retries: 3, ..RetryPolicy::on([RetryCondition::Unavailable]) };
+    // tonic's channel wants tonic's body, and its own way to a body error.
+    let channel = ServiceBuilder::new()
+        .layer(RetryLayer::new(policy))
+        .map_request(|request: Request<ReplayBody<tonic::body::Body>>| request.map(tonic::body::Body::new))
+        .service(channel);
+    let call = async |behavior: &'static str| {
+        let mut request = tonic::Request::new(SimpleRequest::default());
+        request.metadata_mut().insert("rpc-behavior", behavior.parse().expect("text"));
+        TestServiceClient::new(channel.clone()).unary_call(request).await
+    };
+    let answer = call("succeed-on-retry-attempt-3,error-code-14").await.expect("the third retry");
+    assert_eq!((answer.into_inner().hostname.as_str(), a.counters().calls), ("a", 4));
+    assert_eq!(call("error-code-13").await.expect_err("told to fail").code(), Code::Internal);
+    assert_eq!(a.counters().calls, 5);
+}
+
+#[tokio::test]
+async fn timeouts_and_retries_for_a_hyper_client() {
+    let [a] = backends(["a"]).await;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let policy = RetryPolicy {
+        num_retries: 9,
+        per_try_timeout: Some(Duration::from_secs(2)),
+        ..RetryPolicy::on([RetryCondition::GatewayError])
+    };
+    let timeouts = Timeouts { timeout: Some(Duration::from_secs(5)), ..Timeouts::default() };
+    let service =
+        ServiceBuilder::new().layer(TimeoutLayer::new(timeouts)).layer(RetryLayer::new(policy)).service(client);
+    let request = |behavior| {
+        let request = Request::get(format!("http://{}/", a.address())).header("rpc-behavior", behavior);
+        request.body(Empty::<bytes::Bytes>::new()).expect("valid")
+    };
+    time::pause();
+    let begin = Instant::now();
+    let response = service.clone().oneshot(request("sleep-60")).await.expect("an answer");
+    assert_eq!((response.status().as_u16(), begin.elapsed().as_secs()), (504, 5));
+    time::resume();
+    // Two attempts took 2 s each, and the third was cut off.
+    a.wait_for(|counters| counters.cancelled == 3).await.expect("three attempts");
+    assert_eq!(service.oneshot(request("error-code-404")).await.expect("an answer").status(), 404);
 }

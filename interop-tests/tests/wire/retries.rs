@@ -5,7 +5,7 @@
 
 use crate::features::{Answer, Call, World, check, fails, features, from, get, grpc};
 use interop_tests::proto::testing::{Payload, SimpleRequest, test_service_client::TestServiceClient};
-use mesh_client::RetryThrottling;
+use mesh_client::retry::RetryThrottling;
 use std::time::Duration;
 
 /// Makes a call that fails, and fails unless backends a and b have then seen so many attempts.

@@ -26,7 +26,7 @@ use crate::{
     filter::{Chain, FilterRequest, Passed},
     idle::{Idle, moving},
     load::Attempt,
-    retry::{Failure, Plan, Retries, Verdict},
+    retry::{Failure, Plan, Retries, Verdict, time_of_day},
     route::RequestHead,
     upload::Upload,
 };
@@ -421,12 +421,6 @@ fn repeatable(failure: &SendFailure) -> Option<Failure> {
         // The server has answered, or the request is to blame.
         SendFailure::Unacceptable(_) | SendFailure::RequestBody(_) | SendFailure::Invalid(_) => None,
     }
-}
-
-/// In seconds since 1970, for servers that say so when to come again.
-#[expect(clippy::disallowed_types, reason = "the one header that counts from 1970")]
-fn time_of_day() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// "Connection-specific header fields" (RFC 9113, 8.2.2), and `host`, which the authority replaces.

@@ -21,12 +21,12 @@ mod chain;
 mod fault;
 mod levels;
 mod makers;
-mod reply;
 mod request;
 
 pub(crate) use chain::{Chain, Passed};
 pub use fault::{Fault, FaultBody, FaultFuture, FaultLayer, active_faults};
 pub(crate) use levels::{Level, LevelBuilder};
 pub(crate) use makers::Makers;
-pub use reply::Reply;
 pub use request::{Filter, FilterRequest, Outcome, Verdict};
+
+use crate::reply::Reply;

@@ -4,7 +4,10 @@
 //! allocate, and a call that succeeds asks it one question.
 
 use super::backoff;
-use crate::{error::ReplyForm, route::RequestHead};
+use crate::{
+    error::{ReplyForm, grpc_code_of},
+    route::RequestHead,
+};
 use http::{HeaderMap, StatusCode, response};
 use mesh_xds::resource::{HeaderField, RetryCondition, RetryPolicy};
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -226,7 +229,7 @@ impl Retries {
             },
             None if is_grpc(&head.headers) => Verdict::Final,
             // Not gRPC's words: somebody on the way has answered.
-            None if plan.repeats_status(head.status) || plan.has_code(code_of(head.status)) => {
+            None if plan.repeats_status(head.status) || plan.has_code(grpc_code_of(head.status)) => {
                 self.again(plan, form, request, draw)
             }
             None => Verdict::Final,
@@ -274,16 +277,4 @@ fn pushback(headers: &HeaderMap) -> Option<Result<Duration, Unparsable>> {
     let first = values.next()?;
     let millis = first.to_str().ok().and_then(|text| text.parse::<u32>().ok()).filter(|_| values.next().is_none());
     Some(millis.map(|millis| Duration::from_millis(u64::from(millis))).ok_or(Unparsable))
-}
-
-/// "HTTP to gRPC Status Code Mapping" (gRPC).
-fn code_of(status: StatusCode) -> u8 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// `retryThrottling` of a service config: of how many failures retries stop, and how many successes make up for one (A6).
 ///
 /// ```
-/// use mesh_client::RetryThrottling;
+/// use mesh_client::retry::RetryThrottling;
 ///
 /// // Ten tokens: retries stop while five or fewer are left. A success brings back a tenth of one.
 /// let throttling = RetryThrottling::new(10.0, 0.1).expect("within A6's limits");

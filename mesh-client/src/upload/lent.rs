@@ -39,6 +39,7 @@ pub(crate) struct Loan<'a, B> {
 
 impl<B> Loan<'_, B> {
     /// Raised once whoever has the body lets go of it.
+    #[cfg(feature = "http1")]
     pub(crate) fn written(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.written)
     }

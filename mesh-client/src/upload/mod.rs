@@ -4,11 +4,9 @@
 //! committed to its attempt. One frame of lookahead lets END_STREAM ride on the last DATA frame.
 //! This file does NOT decide whether to repeat, and knows no protocol.
 
-#[cfg(feature = "http1")]
 mod lent;
 
-#[cfg(feature = "http1")]
-pub(crate) use lent::{BodyFailed, lend};
+pub(crate) use lent::{BodyFailed, LentBody, lend};
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -134,7 +132,6 @@ where
     }
 
     /// How much there is to send, if the body knows.
-    #[cfg(feature = "http1")]
     pub(crate) fn size_hint(&self) -> http_body::SizeHint {
         match self.state {
             State::Open if self.kept.len() == 0 && self.ahead.is_none() => self.body.size_hint(),

@@ -6,6 +6,10 @@
 //! This room has NO clock: it yields durations, and the channel turns them into instants. It does NOT decide whether
 //! a request is gRPC.
 
+mod layer;
+
+pub use layer::{Timeout, TimeoutBody, TimeoutFuture, TimeoutLayer, Timeouts};
+
 use crate::error::Cause;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_xds::resource::Forward;

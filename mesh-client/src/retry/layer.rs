@@ -1,0 +1,370 @@
+//! Retries on any HTTP service, without a control plane: the rules of the mesh, by the same code.
+//!
+//! What a service's error means is not known here: it is taken for a broken connection. Endpoints are not known either, so
+//! that a policy's hosts and priorities have no effect, nor has its `per_try_idle_timeout`.
+
+use super::{Failure, Plan, Retries, RetryThrottling, Throttle, Verdict};
+use crate::{
+    error::ReplyForm,
+    route::RequestHead,
+    upload::{BodyFailed, LentBody, Upload, lend},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, request};
+use http_body::{Body, Frame, SizeHint};
+use mesh_xds::resource::RetryPolicy;
+use std::{
+    error::Error,
+    fmt, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{sleep, timeout};
+use tower_layer::Layer;
+use tower_service::Service;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// How much of a request body is kept: refcounted DATA, no copies. What is larger is sent once.
+const KEPT: usize = 256 * 1024;
+
+/// Repeats the calls of a service as a policy says: a tower layer (A6, A44; Envoy's `retry_on` for what is not gRPC).
+///
+/// The service's error counts as a connection that broke: `unavailable` for gRPC, `reset` (and so `5xx` and `gateway-error`)
+/// for other requests.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use mesh_client::retry::{ReplayBody, RetryCondition, RetryLayer, RetryPolicy};
+/// use std::sync::atomic::{AtomicU32, Ordering};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// static CALLS: AtomicU32 = AtomicU32::new(0);
+/// let policy = RetryPolicy { num_retries: 3, ..RetryPolicy::on([RetryCondition::GatewayError]) };
+/// let service = ServiceBuilder::new()
+///     .layer(RetryLayer::new(policy))
+///     .service(service_fn(async |_: Request<ReplayBody<Empty<Bytes>>>| {
+///         // The first two calls fail.
+///         let status = if CALLS.fetch_add(1, Ordering::Relaxed) < 2 { 503 } else { 200 };
+///         Response::builder().status(status).body(Empty::<Bytes>::new())
+///     }));
+///
+/// let response = service.oneshot(Request::new(Empty::new())).await.unwrap();
+/// assert_eq!((response.status().as_u16(), CALLS.load(Ordering::Relaxed)), (200, 3));
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RetryLayer {
+    plan: Plan,
+    throttle: Option<Arc<Throttle>>,
+}
+
+impl RetryLayer {
+    /// A layer that repeats calls by this policy.
+    pub fn new(policy: RetryPolicy) -> Self {
+        Self { plan: Plan::new(Arc::new(policy)), throttle: None }
+    }
+
+    /// Stops the retries of gRPC calls while too many of them fail (A6). All services that this layer makes are counted
+    /// together.
+    #[must_use]
+    pub fn throttling(mut self, throttling: RetryThrottling) -> Self {
+        self.throttle = Some(Arc::new(Throttle::new(throttling)));
+        self
+    }
+}
+
+impl<S> Layer<S> for RetryLayer {
+    type Service = Retry<S>;
+
+    fn layer(&self, inner: S) -> Retry<S> {
+        Retry { layer: self.clone(), inner }
+    }
+}
+
+/// A service with retries; made by [`RetryLayer`].
+#[derive(Clone, Debug)]
+pub struct Retry<S> {
+    layer: RetryLayer,
+    inner: S,
+}
+
+/// The last attempt took longer than the policy's `per_try_timeout`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no response within per_try_timeout, {after:?}")]
+#[non_exhaustive]
+pub struct TryTimeoutElapsed {
+    /// The limit.
+    pub after: Duration,
+}
+
+impl<S, B, R> Service<Request<B>> for Retry<S>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error: Into<BoxError> + Send> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data: Send, Error: fmt::Display> + Send + Unpin + 'static,
+    R: Body + Send + 'static,
+{
+    type Response = Response<R>;
+    /// The service's error, or [`TryTimeoutElapsed`].
+    type Error = BoxError;
+    type Future = RetryFuture<R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> RetryFuture<R> {
+        // The clone is not ready; what is ready is taken.
+        let unready = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, unready);
+        RetryFuture(Box::pin(self.layer.clone().run(ready, request)))
+    }
+}
+
+/// What became of an attempt.
+enum Ended<R> {
+    Answered(Response<R>),
+    Failed(Failure, BoxError),
+}
+
+impl RetryLayer {
+    async fn run<S, B, R>(self, mut inner: S, request: Request<B>) -> Result<Response<R>, BoxError>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error: Into<BoxError>>,
+        B: Body<Error: fmt::Display> + Unpin,
+        R: Body,
+    {
+        let (mut head, body) = request.into_parts();
+        let form = ReplyForm::of(&head.headers);
+        let mut upload = Some(Upload::new(body, KEPT));
+        let mut retries = Retries::default();
+        loop {
+            let (loan, body) = lend(&mut upload);
+            let attempt = inner.call(Request::from_parts(head.clone(), ReplayBody(body)));
+            let ended = match self.plan.per_try_timeout() {
+                None => Some(attempt.await),
+                Some(limit) => timeout(limit, attempt).await.ok(),
+            };
+            let ended = match ended {
+                Some(Ok(response)) => {
+                    loan.settle();
+                    Ended::Answered(response)
+                }
+                Some(Err(error)) => {
+                    drop(loan);
+                    Ended::Failed(Failure::Lost, error.into())
+                }
+                None => {
+                    drop(loan);
+                    let after = self.plan.per_try_timeout().unwrap_or_default();
+                    Ended::Failed(Failure::TryTimeout, TryTimeoutElapsed { after }.into())
+                }
+            };
+            let (verdict, ended) = self.judge(&mut retries, &head, form, ended);
+            let can_replay = upload.as_ref().is_some_and(Upload::can_replay);
+            match verdict {
+                Verdict::Retry(backoff) if can_replay && self.may_retry(form) => sleep(backoff).await,
+                Verdict::Transparent if can_replay => {}
+                verdict => {
+                    if verdict == Verdict::Spent {
+                        self.may_retry(form);
+                    }
+                    return match ended {
+                        Ended::Answered(response) => Ok(response),
+                        Ended::Failed(_, error) => Err(error),
+                    };
+                }
+            }
+            drop(ended);
+            if let Some(upload) = &mut upload {
+                upload.rewind();
+            }
+            if form == ReplyForm::Grpc {
+                head.headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(retries.made()));
+            }
+            std::future::poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+        }
+    }
+
+    fn judge<R: Body>(
+        &self,
+        retries: &mut Retries,
+        head: &request::Parts,
+        form: ReplyForm,
+        ended: Ended<R>,
+    ) -> (Verdict, Ended<R>) {
+        let request = RequestHead {
+            method: &head.method,
+            path: head.uri.path(),
+            query: head.uri.query(),
+            scheme: head.uri.scheme_str().unwrap_or("http"),
+            authority: head.uri.authority().map_or("", |authority| authority.as_str()),
+            headers: &head.headers,
+            is_grpc: form == ReplyForm::Grpc,
+        };
+        match ended {
+            Ended::Answered(response) => {
+                let (head, body) = response.into_parts();
+                let answer = (&head, body.is_end_stream());
+                if form == ReplyForm::Grpc
+                    && let Some(throttle) = &self.throttle
+                    && head.headers.get("grpc-status").is_none_or(|status| status.as_bytes() == b"0")
+                {
+                    // Of a response that goes on nobody here sees the end: it counts by its beginning.
+                    throttle.succeeded();
+                }
+                let verdict = retries.answered(&self.plan, form, answer, &request, fastrand::f64, super::time_of_day);
+                (verdict, Ended::Answered(Response::from_parts(head, body)))
+            }
+            Ended::Failed(failure, error) => {
+                let verdict = retries.failed(Some(&self.plan), form, failure, &request, fastrand::f64);
+                (verdict, Ended::Failed(failure, error))
+            }
+        }
+    }
+
+    fn may_retry(&self, form: ReplyForm) -> bool {
+        form == ReplyForm::Http || self.throttle.as_ref().is_none_or(|throttle| throttle.failed())
+    }
+}
+
+// === RetryFuture ===
+
+/// The future of a call.
+pub struct RetryFuture<R>(Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>);
+
+impl<R> Future for RetryFuture<R> {
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<R> fmt::Debug for RetryFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryFuture").finish_non_exhaustive()
+    }
+}
+
+// === ReplayBody ===
+
+/// A request body that may be sent again.
+#[derive(Debug)]
+pub struct ReplayBody<B>(LentBody<B>);
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body<Error: fmt::Display> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.0).poll_frame(cx).map_err(|error: BodyFailed| error.into())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ReplayBody, RetryLayer, TryTimeoutElapsed};
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use mesh_xds::resource::{RetryCondition, RetryPolicy};
+    use std::{
+        collections::VecDeque,
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+    use tokio::time::Instant;
+    use tower::{ServiceExt, layer::Layer, service_fn};
+
+    type Body = Full<Bytes>;
+
+    /// What the service under the layer does with one attempt.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Status(u16),
+        Grpc(&'static str),
+        Fail,
+        Silence,
+    }
+
+    /// Makes a call through a layer: what the bodies of the attempts were, and what the caller got.
+    async fn call(policy: RetryPolicy, content_type: &str, steps: &[Step]) -> (Vec<String>, Result<u16, String>) {
+        let steps = Arc::new(Mutex::new(steps.iter().copied().collect::<VecDeque<_>>()));
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&bodies);
+        let service = service_fn(move |request: Request<ReplayBody<Body>>| {
+            let (steps, seen) = (Arc::clone(&steps), Arc::clone(&seen));
+            async move {
+                let attempts = request.headers().get("grpc-previous-rpc-attempts").cloned();
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                let attempts = attempts.map_or(String::new(), |it| it.to_str().expect("text").to_owned());
+                seen.lock().expect("alive").push(format!("{}{attempts}", String::from_utf8_lossy(&body)));
+                let step = steps.lock().expect("alive").pop_front().expect("no more attempts");
+                let response = Response::builder();
+                match step {
+                    Step::Status(status) => Ok(response.status(status).body(Body::default()).expect("valid")),
+                    Step::Grpc(code) => Ok(response.header("grpc-status", code).body(Body::default()).expect("valid")),
+                    Step::Fail => Err("broken"),
+                    Step::Silence => std::future::pending().await,
+                }
+            }
+        });
+        let request = Request::builder().header("content-type", content_type).body(Body::from("body")).expect("valid");
+        let answer = RetryLayer::new(policy).layer(service).oneshot(request).await;
+        let answer = answer.map(|response| response.status().as_u16()).map_err(|error| error.to_string());
+        let bodies = bodies.lock().expect("alive").clone();
+        (bodies, answer)
+    }
+
+    fn policy(condition: RetryCondition, num_retries: u32) -> RetryPolicy {
+        RetryPolicy { num_retries, ..RetryPolicy::on([condition]) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_sent_again_with_its_whole_body() {
+        let steps = [Step::Status(503), Step::Fail, Step::Status(200)];
+        let (bodies, answer) = call(policy(RetryCondition::ServerError, 3), "text/plain", &steps).await;
+        assert_eq!((bodies, answer), (vec!["body".to_owned(); 3], Ok(200)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_failure_is_the_callers() {
+        let (bodies, answer) = call(policy(RetryCondition::Reset, 1), "text/plain", &[Step::Fail, Step::Fail]).await;
+        assert_eq!((bodies.len(), answer), (2, Err("broken".to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn grpc_calls_say_how_often_they_were_sent() {
+        let steps = [Step::Grpc("14"), Step::Fail, Step::Grpc("0")];
+        let (bodies, answer) = call(policy(RetryCondition::Unavailable, 3), "application/grpc", &steps).await;
+        assert_eq!((bodies, answer), (["body", "body1", "body2"].map(str::to_owned).to_vec(), Ok(200)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_takes_too_long_is_followed_by_the_next() {
+        let limit = Duration::from_secs(2);
+        let policy = RetryPolicy { per_try_timeout: Some(limit), ..policy(RetryCondition::Reset, 1) };
+        let begin = Instant::now();
+        let (bodies, answer) = call(policy, "text/plain", &[Step::Silence, Step::Silence]).await;
+        assert_eq!((bodies.len(), answer), (2, Err(TryTimeoutElapsed { after: limit }.to_string())));
+        assert!(begin.elapsed() >= 2 * limit);
+    }
+}
