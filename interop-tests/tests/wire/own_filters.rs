@@ -89,6 +89,7 @@ impl Filter for Doer {
         if self.what == "hide" {
             // What was kept with the request is still there.
             let seen = request.head().headers.get("x-does").is_some_and(|does| does == "hide");
+            let seen = seen && request.cluster().is_some_and(|cluster| cluster.as_str() == "a");
             response.status = if seen { StatusCode::IM_A_TEAPOT } else { StatusCode::OK };
         }
     }

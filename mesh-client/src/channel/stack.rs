@@ -173,7 +173,7 @@ impl Inner {
         if !passed.has_begun() {
             return response;
         }
-        match passed.response(&FilterRequest::new(&mut head, form, None), response) {
+        match passed.response(&mut head, form, response) {
             Ok(response) => response,
             Err(cause) => self.failed(cause, form).await,
         }
@@ -221,7 +221,7 @@ impl Inner {
                 upload.keep(POLICY_REPLAY_CAP);
             }
             if let Some(chain) = routed.filters.as_ref().filter(|_| !passed.has_begun()) {
-                let mut request = FilterRequest::new(head, form, Some(routed.backends.cluster().as_str()));
+                let mut request = FilterRequest::new(head, form, Some(routed.backends.cluster()));
                 if let Some(reply) = within(&mut deadline, passed.request(chain, &mut request)).await?? {
                     return Ok(reply.into_response(form).map(ResponseBody::local));
                 }

@@ -5,6 +5,7 @@
 use super::Reply;
 use crate::error::ReplyForm;
 use http::{request, response};
+use mesh_xds::resource::ClusterName;
 use std::{fmt, future::Future, pin::Pin};
 
 /// An HTTP filter: it may change a request's head, answer in the place of what is behind it, wait, and change the head of the
@@ -77,11 +78,11 @@ impl fmt::Debug for Verdict<'_> {
 pub struct FilterRequest<'a> {
     head: &'a mut request::Parts,
     form: ReplyForm,
-    cluster: Option<&'a str>,
+    cluster: Option<&'a ClusterName>,
 }
 
 impl<'a> FilterRequest<'a> {
-    pub(crate) fn new(head: &'a mut request::Parts, form: ReplyForm, cluster: Option<&'a str>) -> Self {
+    pub(crate) fn new(head: &'a mut request::Parts, form: ReplyForm, cluster: Option<&'a ClusterName>) -> Self {
         Self { head, form, cluster }
     }
 
@@ -101,7 +102,7 @@ impl<'a> FilterRequest<'a> {
     }
 
     /// Where the route leads; `None` where nobody is to be called.
-    pub fn cluster(&self) -> Option<&str> {
+    pub fn cluster(&self) -> Option<&ClusterName> {
         self.cluster
     }
 }

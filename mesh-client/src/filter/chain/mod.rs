@@ -4,10 +4,10 @@
 //! nothing here. It does NOT know what a filter does.
 
 use super::{Filter, FilterRequest, Reply, Verdict};
-use crate::error::Cause;
+use crate::error::{Cause, ReplyForm};
 use futures_util::FutureExt;
-use http::{Response, response};
-use mesh_xds::resource::HttpFilterConfig;
+use http::{Response, request, response};
+use mesh_xds::resource::{ClusterName, HttpFilterConfig};
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -65,6 +65,7 @@ impl Chain {
 #[derive(Debug, Default)]
 pub(crate) struct Passed {
     chain: Option<Arc<Chain>>,
+    cluster: Option<ClusterName>,
     filters: usize,
 }
 
@@ -83,6 +84,7 @@ impl Passed {
         request: &mut FilterRequest<'_>,
     ) -> Result<Option<Reply>, Cause> {
         self.filters = 0;
+        self.cluster = request.cluster().cloned();
         let chain = &**self.chain.insert(Arc::clone(chain));
         for Link { instance, filter } in &chain.0 {
             let panicked = |_| Cause::FilterPanicked { filter: instance.name.clone() };
@@ -109,13 +111,19 @@ impl Passed {
     }
 
     /// Sends the response back through those that have let the request pass.
-    pub(crate) fn response<B>(&self, request: &FilterRequest<'_>, response: Response<B>) -> Result<Response<B>, Cause> {
+    pub(crate) fn response<B>(
+        &self,
+        request: &mut request::Parts,
+        form: ReplyForm,
+        response: Response<B>,
+    ) -> Result<Response<B>, Cause> {
         let Some(chain) = self.chain.as_ref().filter(|_| self.filters > 0) else {
             return Ok(response);
         };
+        let request = FilterRequest::new(request, form, self.cluster.as_ref());
         let (mut head, body) = response.into_parts();
         for Link { instance, filter } in chain.0[..self.filters].iter().rev() {
-            let hook = |head: &mut response::Parts| filter.response(request, head);
+            let hook = |head: &mut response::Parts| filter.response(&request, head);
             catch_unwind(AssertUnwindSafe(|| hook(&mut head)))
                 .map_err(|_| Cause::FilterPanicked { filter: instance.name.clone() })?;
         }

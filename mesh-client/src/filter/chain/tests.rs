@@ -83,7 +83,7 @@ fn call<const N: usize>(does: [(&'static str, Does); N]) -> (Result<u16, Cause>,
         Err(cause) => return (Err(cause), values(&head.headers, "x-passed"), String::new()),
     };
     let there = values(&head.headers, "x-passed");
-    match passed.response(&FilterRequest::new(&mut head, ReplyForm::Http, None), response) {
+    match passed.response(&mut head, ReplyForm::Http, response) {
         Ok(response) => (Ok(response.status().as_u16()), there, values(response.headers(), "x-back")),
         Err(cause) => (Err(cause), there, String::new()),
     }
@@ -126,13 +126,13 @@ fn a_call_that_is_given_up_in_a_filter_owes_the_hooks_of_those_before() {
     let chain = chain([("a", Does::Continue), ("b", Does::WaitForEver), ("c", Does::Continue)]);
     assert!(passed.request(&chain, &mut request).now_or_never().is_none());
     assert!(passed.has_begun());
-    let response = passed.response(&request, Response::new(())).expect("no panic");
+    let response = passed.response(&mut head, ReplyForm::Http, Response::new(())).expect("no panic");
     assert_eq!(values(response.headers(), "x-back"), "a");
 }
 
 #[test]
 fn a_call_without_filters_gets_its_response_as_it_is() {
     let mut head = head();
-    let request = FilterRequest::new(&mut head, ReplyForm::Http, None);
-    assert!(Passed::default().response(&request, Response::new(())).expect("no panic").headers().is_empty());
+    let response = Passed::default().response(&mut head, ReplyForm::Http, Response::new(()));
+    assert!(response.expect("no panic").headers().is_empty());
 }

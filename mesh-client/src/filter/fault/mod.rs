@@ -104,8 +104,7 @@ impl FaultFilter {
     /// Whether a call is one of those that the fault is for.
     fn is_meant(&self, request: &FilterRequest<'_>) -> bool {
         let (fault, head) = (&*self.0, request.head());
-        let cluster = fault.upstream_cluster.as_ref();
-        if cluster.is_some_and(|cluster| request.cluster() != Some(cluster.as_str())) {
+        if fault.upstream_cluster.is_some() && request.cluster() != fault.upstream_cluster.as_ref() {
             return false;
         }
         if !fault.downstream_nodes.is_empty() {

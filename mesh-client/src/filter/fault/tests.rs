@@ -31,8 +31,8 @@ fn head(headers: &[(&'static str, &'static str)]) -> request::Parts {
 /// What becomes of a call to cluster `c` with these headers, for these draws in turn.
 fn inject(fault: HttpFault, headers: &[(&'static str, &'static str)], draws: &[u32]) -> Option<Injected> {
     let filter = FaultFilter::new(&Arc::new(fault))?;
-    let (mut head, mut draws) = (head(headers), draws.iter().copied());
-    let request = FilterRequest::new(&mut head, ReplyForm::Grpc, Some("c"));
+    let (mut head, cluster, mut draws) = (head(headers), "c".into(), draws.iter().copied());
+    let request = FilterRequest::new(&mut head, ReplyForm::Grpc, Some(&cluster));
     filter.inject(&request, &mut || draws.next().expect("no more draws than there are shares"))
 }
 
