@@ -10,6 +10,7 @@
 mod ads;
 mod assemble;
 mod bootstrap;
+mod budget;
 mod cache;
 mod client;
 mod cluster_map;

@@ -10,7 +10,7 @@
 //! leaves: each is a cluster like any other, shared with whoever else refers to it.
 
 use super::{
-    Assembler, ClusterUser, TargetId,
+    Assembler, ClusterUser,
     cluster::{Node, Outcome, Part},
 };
 use crate::{
@@ -38,7 +38,7 @@ impl Assembler {
     }
 
     /// Looks at what is below an aggregate (or what was one) again.
-    pub(super) fn compose(&mut self, name: &ClusterName, cache: &Sources<'_>, recheck: &mut BTreeSet<TargetId>) {
+    pub(super) fn compose(&mut self, name: &ClusterName, cache: &Sources<'_>) {
         let Some(node) = self.nodes.get(name) else { return };
         let is_aggregate = node.children().is_some();
         let mut keep = BTreeSet::new();
@@ -67,7 +67,7 @@ impl Assembler {
                 changed |= node.refresh(name, leaves);
             }
         }
-        self.note(name, changed, recheck);
+        self.note(name, changed);
         self.keep_members(name, keep);
     }
 

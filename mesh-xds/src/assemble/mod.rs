@@ -6,32 +6,31 @@
 //!                                                                └─► Cluster ..   of an aggregate (A37)
 //! ```
 //!
-//! A change marks what refers to it; [`Assembler::settle`] then follows the references once, top down. What a target
-//! serves stays as it is, with its clusters kept up to date, until the next plan is complete (make before break).
-//! Nothing that stayed equal changes its identity. The assembler does NOT decide what survives an error (`cache`
-//! does) and does NOT fetch: it says what it needs.
+//! A change marks what refers to it; [`Assembler::settle`] then follows the references once, top down, in slices: whatever
+//! is to be done stands in queues. What a target serves stays as it is, with its clusters kept up to date, until the next
+//! plan is complete (make before break). Nothing that stayed equal changes its identity. The assembler does NOT decide what
+//! survives an error (`cache` does) and does NOT fetch: it says what it needs.
 
 mod aggregate;
 mod cluster;
 mod dns;
 mod references;
+mod settle;
 mod single;
 mod target;
 
 use crate::{
     cache::{Lookup, Sources},
-    dns::Answers,
     resource::{ClusterName, DnsName, Kind},
     snapshot::Target,
 };
 use cluster::{Node, Origins};
-pub(crate) use references::Needs;
 use references::References;
 use rustc_hash::{FxHashMap, FxHashSet};
 pub(crate) use single::Found;
 use single::Singles;
-use std::{collections::BTreeSet, mem, sync::Arc};
-use target::{Released, TargetState};
+use std::{collections::BTreeSet, sync::Arc};
+use target::TargetState;
 
 /// Names a target, or a resource that is watched by itself, within one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,12 +46,21 @@ pub(crate) struct Assembler {
     routes: References<TargetId>,
     clusters: References<ClusterUser>,
     origins: Origins,
+    /// References that are to be given up.
+    releasing: Vec<(TargetId, ClusterName)>,
     /// Targets whose listener or routes may be different.
     dirty_targets: BTreeSet<TargetId>,
+    /// References that are to be taken.
+    referring: Vec<(TargetId, ClusterName)>,
     /// Clusters whose resource or endpoints may be different.
     dirty_nodes: BTreeSet<ClusterName>,
-    /// Aggregates below which something may be different.
+    /// Aggregates below which there may be other clusters: those are to be referred to ...
+    unjoined: BTreeSet<ClusterName>,
+    /// ... or something may be different.
     dirty_aggregates: BTreeSet<ClusterName>,
+    /// Targets that may have a new value.
+    unpublished: BTreeSet<TargetId>,
+    settled: Settled,
     /// Targets that do not serve everything that was read for them yet.
     behind: FxHashSet<TargetId>,
     /// Clusters that wait for the endpoints of their newest resource.
@@ -86,17 +94,21 @@ enum ClusterUser {
     Aggregate(ClusterName),
 }
 
-/// What one turn came to.
+/// What became of the subjects.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    /// What became needed and what stopped being needed, in the order of references.
-    pub(crate) needs: Vec<(Kind, Needs)>,
-    /// The same of DNS names.
-    pub(crate) names: Needs<DnsName>,
     /// Everything that was looked at.
     pub(crate) looked_at: BTreeSet<TargetId>,
     /// New values.
     pub(crate) publish: Vec<(TargetId, Value)>,
+}
+
+/// What became needed or stopped being needed.
+#[derive(Debug)]
+pub(crate) enum Need {
+    Resource(Kind, Arc<str>),
+    /// Of DNS.
+    Name(DnsName),
 }
 
 impl Assembler {
@@ -119,7 +131,8 @@ impl Assembler {
         self.listeners.remove(target.listener(), id);
         self.dirty_targets.remove(&id);
         self.behind.remove(&id);
-        self.release(id, target.into_references());
+        self.unpublished.remove(&id);
+        self.give_up(id, target.into_references());
     }
 
     /// A resource may look different now.
@@ -228,35 +241,6 @@ impl Assembler {
         self.clusters.any(name.as_str(), |user| *user == ClusterUser::Target(id))
     }
 
-    /// Follows the references of what changed, once, and says what came of it.
-    pub(crate) fn settle(&mut self, cache: &Sources<'_>, answers: &Answers) -> Settled {
-        let mut settled = Settled::default();
-        // Listener and routes first: they say which clusters are needed ...
-        let mut recheck = mem::take(&mut self.dirty_targets);
-        for &id in &recheck {
-            self.plan(id, cache);
-        }
-        // ... then the clusters, each once for all targets ...
-        self.resolve_clusters(cache, answers, &mut recheck);
-        // ... then what that makes of each target. Only here are references given up.
-        for &id in &recheck {
-            self.publish(id, &mut settled);
-        }
-        let (mut looked_at, found) = self.singles.settle(cache);
-        looked_at.extend(recheck);
-        settled.looked_at = looked_at;
-        settled.publish.extend(found.into_iter().map(|(id, found)| (id, Value::Resource(found))));
-        settled.needs = vec![
-            (Kind::Listener, self.listeners.settle()),
-            (Kind::RouteConfig, self.routes.settle()),
-            (Kind::Cluster, self.clusters.settle()),
-            (Kind::Endpoints, self.origins.endpoints.settle()),
-        ];
-        settled.needs.extend(self.singles.needs());
-        settled.names = self.origins.names.settle();
-        settled
-    }
-
     /// Targets whose newest listener, routes or clusters wait for a part that they refer to.
     pub(crate) fn behind(&self) -> impl Iterator<Item = TargetId> {
         let users = self.behind_nodes.iter().flat_map(|name| self.clusters.users(name.as_str()));
@@ -266,134 +250,6 @@ impl Assembler {
             ClusterUser::Aggregate(_) => None,
         });
         self.behind.iter().copied().chain(through_clusters)
-    }
-
-    fn plan(&mut self, id: TargetId, cache: &Sources<'_>) {
-        let Some(target) = self.targets.get_mut(&id) else { return };
-        let new = target.plan(cache);
-        if let Some(routes) = &new.routes {
-            self.routes.add(routes, id);
-        }
-        for name in new.clusters {
-            self.refer(&name, ClusterUser::Target(id));
-            if self.nodes[&name].is_composed() {
-                // Others passed through it; now somebody wants what it comes to.
-                self.dirty_aggregates.insert(name);
-            }
-        }
-    }
-
-    fn refer(&mut self, name: &ClusterName, user: ClusterUser) {
-        self.clusters.add(name.as_shared(), user);
-        if !self.nodes.contains_key(name) {
-            self.dirty_nodes.insert(name.clone());
-            self.nodes.insert(name.clone(), Node::default());
-        }
-    }
-
-    // === Clusters ===
-
-    fn resolve_clusters(&mut self, cache: &Sources<'_>, answers: &Answers, recheck: &mut BTreeSet<TargetId>) {
-        loop {
-            for name in mem::take(&mut self.dirty_nodes) {
-                self.resolve(&name, cache, answers, recheck);
-            }
-            // What an aggregate names may be new here: one more level.
-            for name in self.dirty_aggregates.clone() {
-                self.join(&name);
-            }
-            if self.dirty_nodes.is_empty() {
-                break;
-            }
-        }
-        for name in mem::take(&mut self.dirty_aggregates) {
-            self.compose(&name, cache, recheck);
-        }
-    }
-
-    fn resolve(
-        &mut self,
-        name: &ClusterName,
-        cache: &Sources<'_>,
-        answers: &Answers,
-        recheck: &mut BTreeSet<TargetId>,
-    ) {
-        let Some(node) = self.nodes.get_mut(name) else { return };
-        let changed = node.resolve(name, cache, answers, &mut self.origins);
-        if node.is_composed() {
-            if self.clusters.any(name.as_str(), |user| matches!(user, ClusterUser::Target(_))) {
-                self.dirty_aggregates.insert(name.clone());
-            } else {
-                node.rest(name, &mut self.origins);
-            }
-        }
-        self.note(name, changed, recheck);
-    }
-
-    /// Passes on what became of a cluster.
-    fn note(&mut self, name: &ClusterName, changed: bool, recheck: &mut BTreeSet<TargetId>) {
-        if self.nodes.get(name).is_some_and(Node::is_behind) {
-            self.behind_nodes.insert(name.clone());
-        } else {
-            self.behind_nodes.remove(name);
-        }
-        if !changed {
-            return;
-        }
-        for user in self.clusters.users(name.as_str()) {
-            match user {
-                ClusterUser::Target(id) => {
-                    if let Some(target) = self.targets.get_mut(&id) {
-                        target.cluster_changed(name);
-                        recheck.insert(id);
-                    }
-                }
-                ClusterUser::Aggregate(above) => {
-                    self.dirty_aggregates.insert(above);
-                }
-            }
-        }
-    }
-
-    // === Targets ===
-
-    fn publish(&mut self, id: TargetId, settled: &mut Settled) {
-        let Some(target) = self.targets.get_mut(&id) else { return };
-        let (value, released) = target.publish(&self.nodes);
-        settled.publish.extend(value.map(|value| (id, Value::Target(value))));
-        if target.is_behind() {
-            self.behind.insert(id);
-        } else {
-            self.behind.remove(&id);
-        }
-        self.release(id, released);
-    }
-
-    fn release(&mut self, id: TargetId, released: Released) {
-        for routes in released.routes {
-            self.routes.remove(&routes, id);
-        }
-        for name in released.clusters {
-            self.clusters.remove(name.as_shared(), ClusterUser::Target(id));
-            let wanted = self.clusters.any(name.as_str(), |user| matches!(user, ClusterUser::Target(_)));
-            if !wanted && self.nodes.get(&name).is_some_and(Node::is_composed) {
-                self.keep_members(&name, BTreeSet::new());
-                if let Some(node) = self.nodes.get_mut(&name) {
-                    node.rest(&name, &mut self.origins);
-                }
-            }
-            self.drop_if_unused(&name);
-        }
-    }
-
-    /// Nobody refers to it: forgotten, so that it returns fresh.
-    fn drop_if_unused(&mut self, name: &ClusterName) {
-        if !self.clusters.is_used(name.as_str())
-            && let Some(node) = self.nodes.remove(name)
-        {
-            self.behind_nodes.remove(name);
-            node.release(name, &mut self.origins);
-        }
     }
 }
 

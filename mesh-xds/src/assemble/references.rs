@@ -1,32 +1,16 @@
 //! Who refers to which resource, and what that makes needed.
 //!
-//! Needs are reported as the net difference since the last [`References::settle`]: a reference that is dropped and
-//! taken again within one turn is no change, so no server is asked to forget what we still hold. It does NOT hold
-//! resources.
+//! Needs are reported as the net difference since they were last [asked for](References::next_change): a reference that
+//! is dropped and taken again within one turn is no change, so no server is asked to forget what we still hold. It does NOT
+//! hold resources.
 
 use rustc_hash::FxHashMap;
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     hash::Hash,
-    mem,
     sync::Arc,
 };
-
-/// A difference of what is needed.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Needs<N = Arc<str>> {
-    /// Needed from now on, and was not.
-    pub(crate) watch: Vec<N>,
-    /// Was needed, and is not any more.
-    pub(crate) unwatch: Vec<N>,
-}
-
-impl<N> Default for Needs<N> {
-    fn default() -> Self {
-        Self { watch: Vec::new(), unwatch: Vec::new() }
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct References<U, N = Arc<str>> {
@@ -83,23 +67,21 @@ impl<U: Clone + Ord, N: Clone + Ord + Hash> References<U, N> {
         self.users.get(name).is_some_and(|users| users.iter().any(is_such))
     }
 
-    /// What became needed and what stopped being needed since the last time.
-    pub(super) fn settle(&mut self) -> Needs<N> {
-        let mut needs = Needs::default();
-        for (name, was_used) in mem::take(&mut self.touched) {
-            match (was_used, self.is_used(&name)) {
-                (false, true) => needs.watch.push(name),
-                (true, false) => needs.unwatch.push(name),
-                _ => {}
+    /// The next name that became needed or stopped being needed.
+    pub(super) fn next_change(&mut self) -> Option<N> {
+        while let Some((name, was_used)) = self.touched.pop_first() {
+            if was_used != self.is_used(&name) {
+                return Some(name);
             }
         }
-        needs
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
     fn needs_are_the_net_difference_of_a_turn() {
@@ -107,13 +89,13 @@ mod tests {
         let mut references = References::default();
         references.add(&name, 1);
         references.add(&name, 2);
-        assert_eq!(references.settle(), Needs { watch: vec![Arc::clone(&name)], unwatch: vec![] });
+        assert_eq!((references.next_change(), references.next_change()), (Some(Arc::clone(&name)), None));
         references.remove(&name, 1);
-        assert_eq!(references.settle(), Needs::default(), "another user is left");
+        assert_eq!(references.next_change(), None, "another user is left");
         references.remove(&name, 2);
         references.add(&name, 3);
-        assert_eq!(references.settle(), Needs::default(), "dropped and taken again");
+        assert_eq!(references.next_change(), None, "dropped and taken again");
         references.remove(&name, 3);
-        assert_eq!(references.settle(), Needs { watch: vec![], unwatch: vec![name] });
+        assert_eq!(references.next_change(), Some(name));
     }
 }

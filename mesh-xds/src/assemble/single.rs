@@ -2,13 +2,13 @@
 //!
 //! They refer to nothing: a value is whatever the cache has, with its ambient error. It does NOT know targets.
 
-use super::{Needs, TargetId, references::References};
+use super::{TargetId, references::References};
 use crate::{
     cache::{Lookup, Sources},
     resource::{ByKind, Kind, Resource},
 };
 use rustc_hash::FxHashMap;
-use std::{collections::BTreeSet, mem, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// What a watcher of one resource sees.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,27 +53,30 @@ impl Singles {
         self.dirty.extend(self.watched.keys());
     }
 
-    /// Looks at what changed: which were looked at, and those that are different now.
-    pub(super) fn settle(&mut self, sources: &Sources<'_>) -> (BTreeSet<TargetId>, Vec<(TargetId, Found)>) {
-        let looked_at = mem::take(&mut self.dirty);
-        let mut news = Vec::new();
-        for id in &looked_at {
-            let Some((kind, name, held)) = self.watched.get_mut(id) else { continue };
-            let found = match sources.lookup(*kind, name) {
-                Lookup::Pending => Found::Pending,
-                Lookup::Usable { value, note, .. } => Found::Usable { value: value.clone(), error: note },
-                Lookup::Failed(text) | Lookup::Unreachable(text) | Lookup::Absent(text) => Found::Failed(text),
-            };
-            if *held != found {
-                *held = found.clone();
-                news.push((*id, found));
-            }
+    /// Looks at the next one that may have changed: which it is, and its value if that is different now.
+    pub(super) fn look(&mut self, sources: &Sources<'_>) -> Option<(TargetId, Option<Found>)> {
+        let id = self.dirty.pop_first()?;
+        let Some((kind, name, held)) = self.watched.get_mut(&id) else { return Some((id, None)) };
+        let found = match sources.lookup(*kind, name) {
+            Lookup::Pending => Found::Pending,
+            Lookup::Usable { value, note, .. } => Found::Usable { value: value.clone(), error: note },
+            Lookup::Failed(text) | Lookup::Unreachable(text) | Lookup::Absent(text) => Found::Failed(text),
+        };
+        let is_news = *held != found;
+        if is_news {
+            held.clone_from(&found);
         }
-        (looked_at, news)
+        Some((id, is_news.then_some(found)))
     }
 
-    pub(super) fn needs(&mut self) -> Vec<(Kind, Needs)> {
-        self.users.kinds().into_iter().map(|kind| (kind, self.users.of(kind).settle())).collect()
+    /// Whether there is nothing to look at.
+    pub(super) fn are_settled(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    /// The next name that became needed or stopped being needed.
+    pub(super) fn next_change(&mut self) -> Option<(Kind, Arc<str>)> {
+        self.users.kinds().into_iter().find_map(|kind| Some((kind, self.users.of(kind).next_change()?)))
     }
 
     pub(super) fn is_used(&self, kind: Kind, name: &str) -> bool {

@@ -12,6 +12,7 @@
 use super::Node;
 use crate::{
     ClusterMap,
+    budget::Budget,
     cache::{Lookup, Sources},
     resource::{
         ClusterName, HttpConnectionManager, Kind, Listener, ListenerKind, Resource, RouteAction, RouteConfig,
@@ -31,17 +32,22 @@ pub(super) struct TargetState {
     /// The RDS resource that the listener refers to now.
     routes: Option<Arc<str>>,
     stage: Stage,
+    /// Clusters that changed, or that are of a plan that is new: to be [looked](TargetState::look) at.
+    unseen: Vec<ClusterName>,
     /// Clusters of the plan that are not complete.
     missing: FxHashSet<ClusterName>,
-    /// Clusters that changed since the last [`TargetState::publish`].
-    changed: Vec<ClusterName>,
+    /// The others, for a plan that is not served: when none is missing, this is the next snapshot's.
+    gathered: ClusterMap<Arc<ClusterConfig>>,
+    /// Values newer than those that are served.
+    newer: Vec<(ClusterName, Arc<ClusterConfig>)>,
     serving: Option<Serving>,
     /// What was last published, when that was no snapshot.
     told: Option<Arc<str>>,
     /// References taken and not given up.
     held_routes: BTreeSet<Arc<str>>,
-    held_clusters: FxHashSet<ClusterName>,
-    /// Whether the stage or what is served changed, so that counts and references must be looked at.
+    /// To clusters: those of these plans.
+    held_clusters: Vec<Arc<FxHashSet<ClusterName>>>,
+    /// Whether the stage or what is served changed, so that references must be looked at.
     moved: bool,
 }
 
@@ -98,12 +104,14 @@ impl TargetState {
             http: None,
             routes: None,
             stage,
+            unseen: Vec::new(),
             missing: FxHashSet::default(),
-            changed: Vec::new(),
+            gathered: ClusterMap::default(),
+            newer: Vec::new(),
             serving: None,
             told: None,
             held_routes: BTreeSet::new(),
-            held_clusters: FxHashSet::default(),
+            held_clusters: Vec::new(),
             moved: true,
         }
     }
@@ -117,7 +125,7 @@ impl TargetState {
         match &self.stage {
             Stage::Failed(_) => false,
             Stage::Waiting(_) | Stage::Unreachable(_) => self.http.is_some(),
-            Stage::Planned(plan) => !self.serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&serving.plan, plan)),
+            Stage::Planned(plan) => !self.serves(plan),
         }
     }
 
@@ -148,8 +156,8 @@ impl TargetState {
 
     /// Everything it refers to below the listener, to be given up.
     pub(super) fn into_references(self) -> Released {
-        let (routes, clusters) = (self.held_routes, self.held_clusters);
-        Released { routes: routes.into_iter().collect(), clusters: clusters.into_iter().collect() }
+        let clusters: FxHashSet<_> = self.held_clusters.iter().flat_map(|clusters| clusters.iter().cloned()).collect();
+        Released { routes: self.held_routes.into_iter().collect(), clusters: clusters.into_iter().collect() }
     }
 
     /// Reads listener and routes again.
@@ -164,43 +172,90 @@ impl TargetState {
         {
             taken.routes = Some(Arc::clone(routes));
         }
+        if !same {
+            self.missing.clear();
+            self.gathered = ClusterMap::default();
+        }
         if let (Stage::Planned(plan), false) = (&self.stage, same) {
-            taken.clusters = plan.clusters.difference(&self.held_clusters).cloned().collect();
-            self.held_clusters.extend(taken.clusters.iter().cloned());
+            self.unseen.extend(plan.clusters.iter().cloned());
+            if !self.held_clusters.iter().any(|held| Arc::ptr_eq(held, &plan.clusters)) {
+                let is_held = |name: &ClusterName| self.held_clusters.iter().any(|held| held.contains(name));
+                taken.clusters = plan.clusters.iter().filter(|name| !is_held(name)).cloned().collect();
+                self.held_clusters.push(Arc::clone(&plan.clusters));
+            }
         }
         taken
     }
 
     /// A cluster it refers to is different.
     pub(super) fn cluster_changed(&mut self, name: &ClusterName) {
-        self.changed.push(name.clone());
+        self.unseen.push(name.clone());
+    }
+
+    /// Looks at what became of the clusters, as far as the budget goes. Returns whether all were looked at, so that it is
+    /// time to [publish](TargetState::publish).
+    pub(super) fn look(&mut self, nodes: &FxHashMap<ClusterName, Node>, budget: &mut Budget) -> bool {
+        while let Some(name) = self.unseen.pop() {
+            if let Some(node) = nodes.get(&name) {
+                self.look_at(name, node);
+            }
+            budget.spend();
+            if budget.is_spent() {
+                break;
+            }
+        }
+        self.unseen.is_empty()
+    }
+
+    fn look_at(&mut self, name: ClusterName, node: &Node) {
+        if let Some(serving) = &self.serving
+            && let (Some(held), Some(new)) = (serving.snapshot.clusters.get(&name), node.config_or_unreachable())
+            && !Arc::ptr_eq(held, new)
+        {
+            self.newer.push((name.clone(), Arc::clone(new)));
+        }
+        match &self.stage {
+            Stage::Planned(plan) if plan.clusters.contains(&name) => match node.config() {
+                Some(config) => {
+                    self.missing.remove(&name);
+                    if !self.serves(plan) {
+                        drop(self.gathered.insert(name, Arc::clone(config)));
+                    }
+                }
+                None => drop(self.missing.insert(name)),
+            },
+            _ => {}
+        }
+    }
+
+    fn serves(&self, plan: &Arc<Plan>) -> bool {
+        self.serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&serving.plan, plan))
     }
 
     /// Makes a new value of what was read, if there is one, and gives up what is not needed any more.
     pub(super) fn publish(&mut self, nodes: &FxHashMap<ClusterName, Node>) -> (Option<Target>, Released) {
-        let changed = mem::take(&mut self.changed);
-        self.count_missing(nodes, &changed);
+        let newer = mem::take(&mut self.newer);
         let value = match self.stage.clone() {
             Stage::Failed(text) => {
                 self.serving = None;
                 self.tell(text, Target::Failed)
             }
             // What was complete goes on: neither waiting nor an outage takes it away.
-            Stage::Waiting(_) | Stage::Unreachable(_) if self.serving.is_some() => self.refresh(nodes, &changed),
+            Stage::Waiting(_) | Stage::Unreachable(_) if self.serving.is_some() => self.refresh(newer),
             Stage::Waiting(missing) => self.tell(missing, |missing| Target::Pending { missing }),
             Stage::Unreachable(text) => self.tell(text, Target::Failed),
-            Stage::Planned(plan) => match &self.serving {
-                Some(serving) if Arc::ptr_eq(&serving.plan, &plan) => self.refresh(nodes, &changed),
-                // "publishes a complete XdsConfig only when every statically referenced cluster is resolved" - A74.
-                _ if self.missing.is_empty() => Some(self.serve(plan, nodes)),
-                Some(_) => self.refresh(nodes, &changed),
-                // Nothing is served yet and an outage is why: calls are told rather than left waiting.
-                None if self.missing.iter().all(|name| is_unreachable(nodes, name)) => Some(self.serve(plan, nodes)),
-                None => {
-                    let missing = self.describe_missing(nodes);
-                    self.tell(missing, |missing| Target::Pending { missing })
-                }
-            },
+            Stage::Planned(plan) if self.serves(&plan) => self.refresh(newer),
+            // "publishes a complete XdsConfig only when every statically referenced cluster is resolved" - A74.
+            Stage::Planned(plan) if self.missing.is_empty() => Some(self.serve(plan, nodes)),
+            Stage::Planned(_) if self.serving.is_some() => self.refresh(newer),
+            // Nothing is served yet and an outage is why: calls are told rather than left waiting.
+            Stage::Planned(plan) if self.missing.iter().all(|name| is_unreachable(nodes, name)) => {
+                Some(self.serve(plan, nodes))
+            }
+            Stage::Planned(_) => {
+                let missing = self.describe_missing(nodes);
+                self.tell(missing, |missing| Target::Pending { missing })
+            }
         };
         let released = if mem::take(&mut self.moved) { self.release() } else { Released::default() };
         (value, released)
@@ -265,41 +320,23 @@ impl TargetState {
         Arc::new(Plan { http, routes, routes_name: self.routes.clone(), virtual_host, clusters })
     }
 
-    fn count_missing(&mut self, nodes: &FxHashMap<ClusterName, Node>, changed: &[ClusterName]) {
-        let is_complete = |name: &ClusterName| nodes.get(name).is_some_and(|node| node.config().is_some());
-        match &self.stage {
-            Stage::Planned(plan) if self.moved => {
-                self.missing = plan.clusters.iter().filter(|name| !is_complete(name)).cloned().collect();
-            }
-            Stage::Planned(_) => {
-                for name in changed.iter().filter(|name| is_complete(name)) {
-                    self.missing.remove(name);
-                }
-            }
-            _ => self.missing.clear(),
-        }
-    }
-
     fn serve(&mut self, plan: Arc<Plan>, nodes: &FxHashMap<ClusterName, Node>) -> Target {
-        let config = |name: &ClusterName| Some((name.clone(), Arc::clone(nodes.get(name)?.config_or_unreachable()?)));
-        let snapshot = Arc::new(self.snapshot(&plan, plan.clusters.iter().filter_map(config).collect()));
+        let mut clusters = mem::take(&mut self.gathered);
+        for name in &self.missing {
+            if let Some(config) = nodes.get(name).and_then(Node::config_or_unreachable) {
+                clusters.insert(name.clone(), Arc::clone(config));
+            }
+        }
+        let snapshot = Arc::new(self.snapshot(&plan, clusters));
         self.serving = Some(Serving { plan, snapshot: Arc::clone(&snapshot) });
         self.told = None;
         self.moved = true;
         Target::Ready(snapshot)
     }
 
-    /// What is served, with the newest value of each of its clusters.
-    fn refresh(&mut self, nodes: &FxHashMap<ClusterName, Node>, changed: &[ClusterName]) -> Option<Target> {
-        let serving = self.serving.as_ref()?;
-        let newer = |name: &ClusterName| {
-            let (held, new) = (serving.snapshot.clusters.get(name)?, nodes.get(name)?.config_or_unreachable()?);
-            (!Arc::ptr_eq(held, new)).then(|| (name.clone(), Arc::clone(new)))
-        };
-        let newer: Vec<_> = changed.iter().filter_map(newer).collect();
-        if newer.is_empty() {
-            return None;
-        }
+    /// What is served, with newer values of its clusters.
+    fn refresh(&mut self, newer: Vec<(ClusterName, Arc<ClusterConfig>)>) -> Option<Target> {
+        let serving = self.serving.as_ref().filter(|_| !newer.is_empty())?;
         let plan = Arc::clone(&serving.plan);
         let mut clusters = serving.snapshot.clusters.clone();
         for (name, config) in newer {
@@ -340,23 +377,22 @@ impl TargetState {
 
     fn release(&mut self) -> Released {
         let planned = if let Stage::Planned(plan) = &self.stage { Some(plan) } else { None };
-        let plans = [planned, self.serving.as_ref().map(|serving| &serving.plan)];
-        let needs_cluster = |name: &ClusterName| plans.iter().flatten().any(|plan| plan.clusters.contains(name));
+        let plans: Vec<_> = planned.into_iter().chain(self.serving.as_ref().map(|serving| &serving.plan)).collect();
         let needs_routes = |name: &Arc<str>| {
-            self.routes.as_ref() == Some(name)
-                || plans.iter().flatten().any(|plan| plan.routes_name.as_ref() == Some(name))
+            self.routes.as_ref() == Some(name) || plans.iter().any(|plan| plan.routes_name.as_ref() == Some(name))
         };
-        let released = Released {
-            routes: self.held_routes.iter().filter(|name| !needs_routes(name)).cloned().collect(),
-            clusters: self.held_clusters.iter().filter(|name| !needs_cluster(name)).cloned().collect(),
-        };
-        for name in &released.routes {
+        let routes: Vec<_> = self.held_routes.iter().filter(|name| !needs_routes(name)).cloned().collect();
+        let is_of_plan = |held: &Arc<_>| plans.iter().any(|plan| Arc::ptr_eq(&plan.clusters, held));
+        let (held, gone) = mem::take(&mut self.held_clusters).into_iter().partition(is_of_plan);
+        self.held_clusters = held;
+        let gone: Vec<Arc<FxHashSet<ClusterName>>> = gone;
+        let is_held = |name: &&ClusterName| self.held_clusters.iter().any(|held| held.contains(*name));
+        let clusters: FxHashSet<_> =
+            gone.iter().flat_map(|gone| gone.iter().filter(|name| !is_held(name)).cloned()).collect();
+        for name in &routes {
             self.held_routes.remove(name);
         }
-        for name in &released.clusters {
-            self.held_clusters.remove(name);
-        }
-        released
+        Released { routes, clusters: clusters.into_iter().collect() }
     }
 }
 

@@ -13,7 +13,9 @@ use crate::resource::{
 };
 use crate::{
     Bootstrap, InProcess,
+    budget::Budget,
     cache::{Cache, Choice, Said},
+    dns::Answers,
     snapshot::Snapshot,
 };
 use tokio::time::Instant;
@@ -66,24 +68,27 @@ impl Room {
         let bootstrap = bootstrap();
         let choice = Choice::preferred(&bootstrap.authorities);
         let sources = Sources::new(std::slice::from_ref(&self.cache), &bootstrap.authorities, &choice);
-        let settled = self.assembler.settle(&sources, &self.answers);
-        for (kind, needs) in settled.needs {
-            for name in needs.watch {
-                self.cache.requested(kind, &name);
-                self.watched.insert((kind, name.to_string()));
+        assert!(self.assembler.settle(&sources, &self.answers, &mut Budget::new(usize::MAX)), "as much as there is");
+        let settled = self.assembler.take_settled();
+        while let Some(need) = self.assembler.next_need() {
+            match need {
+                Need::Resource(kind, name) if self.assembler.needs(kind, &name) => {
+                    self.cache.requested(kind, &name);
+                    self.watched.insert((kind, name.to_string()));
+                }
+                Need::Resource(kind, name) => {
+                    self.cache.forget(kind, &name);
+                    self.watched.remove(&(kind, name.to_string()));
+                }
+                Need::Name(name) if self.assembler.needs_name(&name) => {
+                    self.answers.requested(&name);
+                    self.names.insert(name);
+                }
+                Need::Name(name) => {
+                    self.answers.forget(&name);
+                    self.names.remove(&name);
+                }
             }
-            for name in needs.unwatch {
-                self.cache.forget(kind, &name);
-                self.watched.remove(&(kind, name.to_string()));
-            }
-        }
-        for name in settled.names.watch {
-            self.answers.requested(&name);
-            self.names.insert(name);
-        }
-        for name in settled.names.unwatch {
-            self.answers.forget(&name);
-            self.names.remove(&name);
         }
         for (_, value) in settled.publish {
             let Value::Target(target) = value else { panic!("no resource is watched by itself") };
@@ -111,7 +116,7 @@ impl Room {
     }
 
     fn delete(&mut self, kind: Kind, name: &str) {
-        self.cache.omitted(kind, |other| other != name, &said());
+        self.cache.removed(kind, name, &said());
         self.assembler.changed(kind, name);
         self.settle();
     }

@@ -161,26 +161,17 @@ impl Cache {
         Change { visible, new_error: None, newly_ignored }
     }
 
-    /// A full-state response did not hold these: everything of `kind` for which `present` is false.
+    /// What a full-state response takes away by silence: everything of `kind` for which `present` is false, and of which
+    /// each is then [`removed`](Self::removed).
     ///
-    /// Returns what changed. A resource that never came is not deleted; its timer decides.
-    pub(crate) fn omitted(
-        &mut self,
-        kind: Kind,
-        present: impl Fn(&str) -> bool,
-        said: &Said,
-    ) -> Vec<(Arc<str>, Change)> {
+    /// A resource that never came is not deleted; its timer decides.
+    pub(crate) fn omitted(&self, kind: Kind, present: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
         let gone = |(name, entry): (&Arc<str>, &Entry)| {
             // An error that the server reported lasts until the resource comes (TP3).
             let known = matches!(entry.state, State::Acked | State::Nacked);
             (known && !present(name)).then(|| Arc::clone(name))
         };
-        let names: Vec<_> = self.entries.of(kind).iter().filter_map(gone).collect();
-        let delete = |name: Arc<str>| {
-            let change = self.removed(kind, &name, said);
-            (name, change)
-        };
-        names.into_iter().map(delete).collect()
+        self.entries.get(kind).into_iter().flatten().filter_map(gone).collect()
     }
 
     /// The server said that a subscribed resource is not there.

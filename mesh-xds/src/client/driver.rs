@@ -1,11 +1,11 @@
 //! The driver: the task that carries events and commands into [`Core`], and requests and values out of it.
 //!
-//! It awaits nothing but its inbox. Should it panic (user code runs in it: the `PartialEq` of a resource type), it starts again
+//! It awaits nothing but its inbox, and the other tasks of the thread within a turn that is long. Should it panic (user code runs in it: the `PartialEq` of a resource type), it starts again
 //! from its watches, which keep what they have until there is news. What a target is made of it does NOT know.
 
 use super::{
     Shared,
-    core::{Core, Input},
+    core::{Input, NameNeeds},
     lock,
     servers::Servers,
     watches::{WatchId, Watcher, Watches},
@@ -13,8 +13,7 @@ use super::{
 use crate::{
     Bootstrap, ServerId,
     ads::Event,
-    assemble::{Needs, Subject, TargetId, Value},
-    cache::Cache,
+    assemble::{Subject, TargetId, Value},
     dns::Lookups,
     log::Limiter,
     resource::DnsName,
@@ -23,6 +22,7 @@ use crate::{
 };
 use futures_util::FutureExt;
 use std::{
+    collections::VecDeque,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
@@ -30,6 +30,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::mpsc,
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -95,7 +96,7 @@ impl Driver {
     async fn run(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
         if std::mem::take(&mut self.is_new) {
             for (id, subject) in self.watches.all() {
-                self.turn(Input::Added(id, subject), Instant::now());
+                self.turn(Input::Added(id, subject), Instant::now()).await;
             }
         }
         loop {
@@ -124,41 +125,57 @@ impl Driver {
                 () = timer => Some(Input::TimerFired),
             };
             if let Some(input) = input {
-                self.turn(input, Instant::now());
+                self.turn(input, Instant::now()).await;
             }
         }
     }
 
-    fn turn(&mut self, input: Input, now: Instant) {
-        // Locked until the values are out: nobody may see an ACK in `status()` and not what came of it.
+    /// One turn, in as many slices as it takes. In between, the thread is the other tasks', while inputs wait: each begins
+    /// with what the one before came to.
+    async fn turn(&mut self, input: Input, now: Instant) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut end = self.slice(Some(input), now);
+            while end.is_none() {
+                yield_now().await;
+                end = self.slice(None, now);
+            }
+            inputs.extend(end.into_iter().flatten());
+        }
+    }
+
+    /// Begins a turn, or goes on with it. Returns, at its end, what has to follow.
+    fn slice(&mut self, input: Option<Input>, now: Instant) -> Option<Vec<Input>> {
+        // Locked until the values are out: nobody may see an ACK in `status()` and not what came of it. Between slices,
+        // who asks is told that more is to come (`TargetWatch::is_behind`).
         let shared = Arc::clone(&self.shared);
         let mut shared = lock(&shared);
         let Shared { core, caches, streams, behind } = &mut *shared;
-        for (id, value) in self.step(core, caches, input, now) {
+        let values = match input {
+            Some(input) => core.turn(caches, input, now),
+            None => core.go_on(caches, now),
+        };
+        if core.is_under_way() {
+            return None;
+        }
+        let NameNeeds { watch, unwatch } = core.take_names();
+        watch.into_iter().for_each(|name| self.lookups.watch(name));
+        unwatch.into_iter().for_each(|name| self.lookups.unwatch(name));
+        for (id, value) in values {
             self.publish(id, value, now);
         }
+        let mut follow = Vec::new();
         for server in self.servers.ids() {
             if self.servers.want(server, core.wants_stream(server)) {
                 streams[server.index()] = StreamState::Idle;
-                for input in [Input::Disconnected { server, cause: None }, Input::Idle(server)] {
-                    for (id, value) in self.step(core, caches, input, now) {
-                        self.publish(id, value, now);
-                    }
-                }
+                follow.extend([Input::Disconnected { server, cause: None }, Input::Idle(server)]);
             }
             for request in core.take_requests(server) {
                 self.servers.send(server, request);
             }
         }
         *behind = core.behind().filter_map(|id| self.watches.subject(id)).cloned().collect();
-    }
-
-    fn step(&mut self, core: &mut Core, caches: &mut [Cache], input: Input, now: Instant) -> Vec<(TargetId, Value)> {
-        let published = core.turn(caches, input, now);
-        let Needs { watch, unwatch } = core.take_names();
-        watch.into_iter().for_each(|name| self.lookups.watch(name));
-        unwatch.into_iter().for_each(|name| self.lookups.unwatch(name));
-        published
+        Some(follow)
     }
 
     fn publish(&mut self, id: TargetId, value: Value, now: Instant) {

@@ -1,7 +1,7 @@
 //! `XdsClient`: the handle that a data plane holds, and the driver behind it.
 //!
-//! The driver is one task: an event or a command comes in, one synchronous turn of `core` runs through `ads`, `cache`
-//! and `assemble`, and requests and new `Target`s go out. It awaits nothing but its inbox, so a slow
+//! The driver is one task: an event or a command comes in, one turn of `core` runs through `ads`, `cache` and `assemble`, in
+//! slices if it is long, and requests and new `Target`s go out. It awaits nothing but its inbox, so a slow
 //! reader of targets can never stall ADS. The driver and its stream live on a thread of their own that lasts as long
 //! as the process: dropping the runtime that happened to make a client hurts nobody. This file does NOT know
 //! protobuf and does NOT decide about resources.
@@ -106,7 +106,7 @@ impl Subject {
     }
 }
 
-/// What the driver writes and `status()` reads. Held by the driver for one turn, never across an await.
+/// What the driver writes and `status()` reads. Held by the driver for one slice of a turn, never across an await.
 #[derive(Debug)]
 struct Shared {
     core: Core,
@@ -315,7 +315,8 @@ impl TargetWatch {
     ///
     /// After `false`, `current` has everything that an earlier `status` showed.
     pub fn is_behind(&self) -> bool {
-        lock(&self.client.0.shared).behind.contains(&self.subject)
+        let shared = lock(&self.client.0.shared);
+        shared.core.is_under_way() || shared.behind.contains(&self.subject)
     }
 
     /// Waits for a value that [`TargetWatch::changed`] has not returned yet; values in between may be skipped.

@@ -43,14 +43,20 @@ impl Ads {
     }
 
     fn wants(&mut self, kind: Kind, names: &[&str]) -> &mut Self {
-        self.protocol.update(kind, &shared(names), &[]);
+        for name in shared(names) {
+            self.protocol.want(kind, &name);
+        }
+        self.protocol.tell();
         self.collect()
     }
 
     fn drops(&mut self, kind: Kind, names: &[&str]) -> &mut Self {
-        for name in self.protocol.update(kind, &[], &shared(names)) {
-            self.held.remove(&(kind, name.to_string()));
+        for name in shared(names) {
+            if self.protocol.unwant(kind, &name) {
+                self.held.remove(&(kind, name.to_string()));
+            }
         }
+        self.protocol.tell();
         self.collect()
     }
 

@@ -146,21 +146,32 @@ impl Protocol {
         forgotten
     }
 
-    /// Changes what is subscribed, with one request for the whole change. Returns the names that left the wire
-    /// list: what is known about them is no longer kept up to date.
-    pub(crate) fn update(&mut self, kind: Kind, wanted: &[Arc<str>], unwanted: &[Arc<str>]) -> Vec<Arc<str>> {
+    /// A name is wanted from now on. Nothing is said before [`Protocol::tell`]. Returns the name that leaves the wire list
+    /// for it: what is known about that one is no longer kept up to date.
+    pub(crate) fn want(&mut self, kind: Kind, name: &Arc<str>) -> Option<Arc<str>> {
+        self.names.of(kind).want(kind, name, &mut self.timers)
+    }
+
+    /// A name is not wanted any more. Returns whether it leaves the wire list.
+    pub(crate) fn unwant(&mut self, kind: Kind, name: &Arc<str>) -> bool {
         let attached = self.next_serial.is_some();
-        let names = self.names.of(kind);
-        let change = names.change(kind, wanted, unwanted, attached, &mut self.timers);
-        if !attached || (change.new.is_empty() && change.left.is_empty()) {
-            return change.left;
+        self.names.of(kind).unwant(kind, name, attached, &mut self.timers)
+    }
+
+    /// Tells what changed in what is wanted, with one request for each type. In between no name may come and go.
+    pub(crate) fn tell(&mut self) {
+        for kind in self.names.kinds() {
+            let names = self.names.of(kind);
+            let change = names.take_change();
+            if self.next_serial.is_none() || (change.new.is_empty() && change.left.is_empty()) {
+                continue;
+            }
+            let say = match &mut self.variant {
+                Variant::Sotw(types) => types.of(kind).changed(names, &change),
+                Variant::Delta(types) => types.of(kind).changed(&change),
+            };
+            self.request(kind, change.new, say);
         }
-        let say = match &mut self.variant {
-            Variant::Sotw(types) => types.of(kind).changed(names, &change),
-            Variant::Delta(types) => types.of(kind).changed(&change),
-        };
-        self.request(kind, change.new, say);
-        change.left
     }
 
     /// The transport took a request: now, and not before, its new names may be missed.
@@ -227,9 +238,9 @@ impl Protocol {
 
     /// Names whose time is over. They do not exist, as far as this server says.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<(Kind, Arc<str>)> {
-        let expired: Vec<_> = std::iter::from_fn(|| self.timers.expire(now)).collect();
-        for (kind, name) in &expired {
-            self.names.of(*kind).expired(name);
+        let mut expired = Vec::new();
+        while let Some((kind, batch)) = self.timers.expire(now) {
+            expired.extend(self.names.of(kind).expired(batch).into_iter().map(|name| (kind, name)));
         }
         expired
     }
@@ -257,7 +268,7 @@ impl Protocol {
     /// What a timer runs for.
     #[cfg(test)]
     pub(crate) fn timed(&self) -> impl Iterator<Item = (Kind, &str)> {
-        self.timers.running()
+        self.names.iter().flat_map(|(kind, names)| names.timed().map(move |name| (kind, name)))
     }
 
     /// What the server is asked for.

@@ -50,13 +50,18 @@ impl Ads {
     }
 
     fn wants(&mut self, kind: Kind, names: &[&str]) -> &mut Self {
-        self.protocol.update(kind, &shared(names), &[]);
+        for name in shared(names) {
+            self.protocol.want(kind, &name);
+        }
+        self.protocol.tell();
         self.collect()
     }
 
     /// Returns what is forgotten.
     fn drops(&mut self, kind: Kind, names: &[&str]) -> Vec<Arc<str>> {
-        let left = self.protocol.update(kind, &[], &shared(names));
+        let mut left = shared(names);
+        left.retain(|name| self.protocol.unwant(kind, name));
+        self.protocol.tell();
         self.collect();
         left
     }
@@ -201,7 +206,8 @@ fn the_last_cluster_lingers_until_another_replaces_it() {
     // Wanted again, it never was away.
     ads.wants(Cluster, &["a"]).is_silent();
     assert_eq!(ads.drops(Cluster, &["a"]), []);
-    assert_eq!(ads.protocol.update(Cluster, &shared(&["b"]), &[]), shared(&["a"]));
+    assert_eq!(ads.protocol.want(Cluster, &"b".into()), Some("a".into()));
+    ads.protocol.tell();
     ads.collect().asks(Cluster, &["b"], "", "").is_silent();
 }
 

@@ -145,6 +145,9 @@ impl Client {
     /// A turn, and everything that is said goes out.
     fn turn(&mut self, input: Input) -> Vec<Request> {
         drop(self.core.turn(&mut self.caches, input, self.now));
+        while self.core.is_under_way() {
+            drop(self.core.go_on(&mut self.caches, self.now));
+        }
         let requests = self.core.take_requests(self.server);
         for request in &requests {
             self.offline.sent(request);

@@ -1,30 +1,34 @@
-//! The machines joined, without I/O: one synchronous turn per input.
+//! The machines joined, without I/O: one turn per input, in slices.
 //!
 //! ```text
-//! input ─► protocol, cache ─► assembler.settle() ─► protocol.update() ─► requests
+//! input ─► protocol, cache ─► assembler.settle() ─► protocol.tell() ─► requests
 //!                                   └─► new Targets
 //! ```
 //!
-//! It decides nothing itself: `protocol` knows what to say, `cache` what survives an error, `assemble` what is
-//! needed. Time comes in as a value, and the cache too, since `status()` reads it between turns.
+//! A turn with much to do is done in slices ([`Core::go_on`]), so that nothing else on the thread waits for long. It is one
+//! turn nevertheless: no other input comes in between, and what it comes to goes out at its end. It decides nothing itself:
+//! `protocol` knows what to say, `cache` what survives an error, `assemble` what is needed. Time comes in as a value, and
+//! the cache too, since `status()` reads it between slices.
 
+mod receiving;
 mod views;
 
-use super::complaints::Complaints;
+use super::complaints;
 use crate::{
     Bootstrap,
-    ads::{Protocol, Request, Response, Verdict},
-    assemble::{Needs, Subject, TargetId, Value},
+    ads::{Protocol, Request, Response},
+    assemble::{Subject, TargetId, Value},
     bootstrap::{ServerId, XdsServer},
-    cache::{Cache, Change, Lookup, Said},
+    budget::Budget,
+    cache::{Cache, Change},
     dns::Answered,
     log::Limiter,
-    resource::{DnsName, Kind, Received},
+    resource::{DnsName, Kind},
 };
-use rustc_hash::FxHashSet;
-use std::sync::Arc;
+use receiving::Receiving;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
-use views::Views;
+use views::{Need, Views};
 
 /// What can happen.
 #[derive(Debug)]
@@ -49,6 +53,13 @@ pub(super) enum Input {
     TimerFired,
 }
 
+/// DNS names that became needed, or stopped being needed.
+#[derive(Debug, Default)]
+pub(super) struct NameNeeds {
+    pub(super) watch: Vec<DnsName>,
+    pub(super) unwatch: Vec<DnsName>,
+}
+
 /// Protocol and assembly of one client.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -57,7 +68,16 @@ pub(super) struct Core {
     protocols: Vec<Protocol>,
     views: Views,
     /// Names that became needed or stopped being needed in the last turn.
-    names: Needs<DnsName>,
+    names: NameNeeds,
+    /// Of does-not-exist timers, by server.
+    timeouts: Vec<Duration>,
+    /// How much a slice does.
+    slice: usize,
+    is_under_way: bool,
+    /// Of the turn that is under way: names whose timers fired.
+    expired: VecDeque<(ServerId, Kind, Arc<str>)>,
+    /// Likewise: the response that it is about.
+    receiving: Option<Receiving>,
     errors: Limiter,
     nacks: Limiter,
     ignored: Limiter,
@@ -65,12 +85,17 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(bootstrap: Arc<Bootstrap>) -> Self {
-        let protocol =
-            |server: &XdsServer| Protocol::new(server.transport(), server.resource_timeout(&bootstrap.transport));
+        let timeout = |server: &XdsServer| server.resource_timeout(&bootstrap.transport);
+        let protocol = |server: &XdsServer| Protocol::new(server.transport(), timeout(server));
         Self {
             protocols: bootstrap.servers().map(|(_, server)| protocol(server)).collect(),
+            timeouts: bootstrap.servers().map(|(_, server)| timeout(server)).collect(),
             views: Views::new(&bootstrap.authorities),
-            names: Needs::default(),
+            names: NameNeeds::default(),
+            slice: Budget::SLICE,
+            is_under_way: false,
+            expired: VecDeque::new(),
+            receiving: None,
             bootstrap,
             errors: Limiter::default(),
             nacks: Limiter::default(),
@@ -78,12 +103,13 @@ impl Core {
         }
     }
 
-    /// One turn. `caches` are in the order of the servers' numbers. Returns the subjects that have a new value.
+    /// One turn, or its first slice if there is [more](Self::is_under_way) to it. `caches` are in the order of the servers'
+    /// numbers. Returns the subjects that have a new value.
     pub(super) fn turn(&mut self, caches: &mut [Cache], input: Input, now: Instant) -> Vec<(TargetId, Value)> {
         match input {
             Input::Added(id, subject) => self.views.add(id, subject),
             Input::Removed(id) => self.views.remove(id),
-            Input::TimerFired => self.expire(caches, now),
+            Input::TimerFired => self.expire(now),
             Input::Answered(answered) => self.views.answered(answered),
             Input::Connected(server) => {
                 let cache = &caches[server.index()];
@@ -103,22 +129,69 @@ impl Core {
             // Who comes next waits for a dial, instead of failing for what was true long ago.
             Input::Idle(server) => self.reachable(&mut caches[server.index()]),
         }
-        let settled = self.views.settle(&self.bootstrap.authorities, caches);
-        for ((server, kind), needs) in settled.needs {
-            let cache = &mut caches[server.index()];
-            for name in &needs.watch {
-                cache.requested(kind, name);
-            }
-            for name in self.protocol(server).update(kind, &needs.watch, &needs.unwatch) {
-                cache.forget(kind, &name);
+        self.go_on(caches, now)
+    }
+
+    /// Whether the last turn is not done: then [`Core::go_on`] comes before any other input.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.is_under_way
+    }
+
+    /// The next slice of a turn. Returns what [`Core::turn`] would, once it is done.
+    pub(super) fn go_on(&mut self, caches: &mut [Cache], now: Instant) -> Vec<(TargetId, Value)> {
+        let mut budget = Budget::new(self.slice);
+        self.is_under_way = !self.is_done_within(&mut budget, caches, now);
+        if self.is_under_way { Vec::new() } else { self.views.news() }
+    }
+
+    fn is_done_within(&mut self, budget: &mut Budget, caches: &mut [Cache], now: Instant) -> bool {
+        while let Some((server, kind, name)) = self.expired.pop_front() {
+            self.timed_out(server, kind, &name, &mut caches[server.index()], now);
+            budget.spend();
+            if budget.is_spent() {
+                return false;
             }
         }
-        self.names = settled.names;
-        settled.publish
+        if !self.take_in(caches, now, budget) {
+            return false;
+        }
+        let bootstrap = Arc::clone(&self.bootstrap);
+        if !self.views.settle(&bootstrap.authorities, caches, budget) {
+            return false;
+        }
+        // Only now, when nothing moves any more, each name is judged, and once.
+        while let Some(need) = self.views.next_need(&bootstrap.authorities) {
+            self.needs(need, caches);
+            budget.spend();
+            if budget.is_spent() {
+                return false;
+            }
+        }
+        self.protocols.iter_mut().for_each(Protocol::tell);
+        true
+    }
+
+    fn needs(&mut self, need: Need, caches: &mut [Cache]) {
+        match need {
+            Need::Resource { server, kind, name, is_needed: true } => {
+                let cache = &mut caches[server.index()];
+                cache.requested(kind, &name);
+                if let Some(left) = self.protocol(server).want(kind, &name) {
+                    cache.forget(kind, &left);
+                }
+            }
+            Need::Resource { server, kind, name, is_needed: false } => {
+                if self.protocol(server).unwant(kind, &name) {
+                    caches[server.index()].forget(kind, &name);
+                }
+            }
+            Need::Name { name, is_needed: true } => self.names.watch.push(name),
+            Need::Name { name, is_needed: false } => self.names.unwatch.push(name),
+        }
     }
 
     /// Names to be looked up from now on, and those not any more: to be taken after each turn.
-    pub(super) fn take_names(&mut self) -> Needs<DnsName> {
+    pub(super) fn take_names(&mut self) -> NameNeeds {
         std::mem::take(&mut self.names)
     }
 
@@ -157,17 +230,20 @@ impl Core {
         &mut self.protocols[server.index()]
     }
 
-    fn expire(&mut self, caches: &mut [Cache], now: Instant) {
+    fn expire(&mut self, now: Instant) {
         let bootstrap = Arc::clone(&self.bootstrap);
-        for (id, server) in bootstrap.servers() {
-            let timeout = server.resource_timeout(&bootstrap.transport);
-            for (kind, name) in self.protocol(id).expire(now) {
-                // A stream that is up and silent is no outage.
-                self.reachable(&mut caches[id.index()]);
-                let change = caches[id.index()].timed_out(kind, &name, timeout, now);
-                self.changed(id, kind, &name, change, now);
-            }
+        for (id, _) in bootstrap.servers() {
+            let expired = self.protocol(id).expire(now).into_iter();
+            self.expired.extend(expired.map(|(kind, name)| (id, kind, name)));
         }
+    }
+
+    fn timed_out(&mut self, server: ServerId, kind: Kind, name: &str, cache: &mut Cache, now: Instant) {
+        // A stream that is up and silent is no outage.
+        self.reachable(cache);
+        let timeout = self.timeouts[server.index()];
+        let change = cache.timed_out(kind, name, timeout, now);
+        self.changed(server, kind, name, change, now);
     }
 
     fn disconnected(&mut self, server: ServerId, cause: Option<String>, cache: &mut Cache) {
@@ -186,74 +262,6 @@ impl Core {
         if cache.reachable() {
             self.views.all_changed();
         }
-    }
-
-    fn received(&mut self, server: ServerId, response: Response, cache: &mut Cache, now: Instant) {
-        let Response { kind, version, nonce, resources, removed, errors } = response;
-        if !self.protocol(server).asked(kind) {
-            // "Response with a type URL never requested: neither ACK nor NACK" - grpc-go.
-            return;
-        }
-        self.reachable(cache);
-        let said = Said { version: Arc::clone(&version), at: now };
-        let mut present = FxHashSet::default();
-        let mut complaints = Complaints::default();
-        // First: should a response remove what it also brings, then it is there.
-        for name in removed {
-            if self.protocol(server).is_subscribed(kind, &name) {
-                let held = cache.holds(kind, &name);
-                let change = cache.removed(kind, &name, &said);
-                match cache.lookup(kind, &name) {
-                    Lookup::Absent(_) => self.protocol(server).removed_early(kind, &name),
-                    _ => self.protocol(server).removed(kind, &name, held),
-                }
-                self.changed(server, kind, &name, change, now);
-            }
-        }
-        for received in resources {
-            let Received { name: Some(name), .. } = &received else {
-                // "a resource that cannot be decoded has no name, .. and affects no watcher" - A46.
-                complaints.nameless(kind, &received);
-                continue;
-            };
-            if !self.protocol(server).is_subscribed(kind, name) {
-                continue;
-            }
-            let name = name.clone();
-            complaints.add(kind, &name, &received);
-            self.protocol(server).answered(kind, &name);
-            let said = Said { version: received.version.clone().unwrap_or_else(|| Arc::clone(&version)), at: now };
-            let change = cache.received(kind, &name, received, &said);
-            self.changed(server, kind, &name, change, now);
-            present.insert(name);
-        }
-        for error in errors {
-            if !self.protocol(server).is_subscribed(kind, &error.name) {
-                continue;
-            }
-            // "a status of NOT_FOUND should be treated the same as .. removed_resources" - DeltaDiscoveryResponse.
-            if error.is_not_found() {
-                self.protocol(server).removed(kind, &error.name, cache.holds(kind, &error.name));
-            } else {
-                self.protocol(server).answered(kind, &error.name);
-            }
-            let change = cache.reported(kind, &error, &said);
-            self.changed(server, kind, &error.name, change, now);
-            present.insert(error.name);
-        }
-        // A resource without a name may be any of those that seem to be missing.
-        if self.protocol(server).absence_is_deletion(kind) && !complaints.any_nameless() {
-            for (name, change) in cache.omitted(kind, |name| present.contains(name), &said) {
-                self.changed(server, kind, &name, change, now);
-            }
-        }
-        let verdict = complaints.verdict();
-        if let Verdict::Nack(reason) = &verdict
-            && let Some(suppressed) = self.nacks.permit(now)
-        {
-            tracing::warn!(%kind, %version, %reason, suppressed, "xDS response NACKed");
-        }
-        self.protocol(server).acknowledge(kind, &version, &nonce, verdict);
     }
 
     fn changed(&mut self, server: ServerId, kind: Kind, name: &str, change: Change, now: Instant) {

@@ -15,8 +15,9 @@
 //! shared: a server's subscriptions are those of all views that chose it. This file does NOT know protocols.
 
 use crate::{
-    assemble::{Assembler, Found, Needs, Subject, TargetId, Value},
+    assemble::{self, Assembler, Found, Settled, Subject, TargetId, Value},
     bootstrap::{Authorities, ServerId},
+    budget::Budget,
     cache::{Cache, Choice, Lookup, Sources},
     dns::{Answered, Answers},
     resource::{DnsName, Kind},
@@ -25,6 +26,7 @@ use crate::{
 use rustc_hash::FxHashMap;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     sync::Arc,
 };
 
@@ -36,6 +38,10 @@ pub(super) struct Views {
     /// Of DNS, for all views.
     answers: Answers,
     subjects: FxHashMap<TargetId, Followed>,
+    /// Of the turn that is under way: what was looked at ...
+    looked_at: BTreeSet<TargetId>,
+    /// ... and what of it may now need another view.
+    unchosen: BTreeSet<TargetId>,
 }
 
 /// A subject and the views it is assembled in, the preferred one first.
@@ -59,21 +65,34 @@ struct Link {
     is_news: bool,
 }
 
-/// What one turn came to.
-#[derive(Debug, Default)]
-pub(super) struct Settled {
-    /// What became needed and what stopped being needed, by server and kind.
-    pub(super) needs: BTreeMap<(ServerId, Kind), Needs>,
-    /// The same of DNS names.
-    pub(super) names: Needs<DnsName>,
-    pub(super) publish: Vec<(TargetId, Value)>,
+/// A name whose users changed, and what came of that in all views.
+#[derive(Debug)]
+pub(super) enum Need {
+    Resource {
+        server: ServerId,
+        kind: Kind,
+        name: Arc<str>,
+        is_needed: bool,
+    },
+    /// Of DNS.
+    Name {
+        name: DnsName,
+        is_needed: bool,
+    },
 }
 
 impl Views {
     pub(super) fn new(authorities: &Authorities) -> Self {
         let preferred = Choice::preferred(authorities);
         let all = BTreeMap::from([(preferred.clone(), Assembler::default())]);
-        Self { preferred, all, answers: Answers::default(), subjects: FxHashMap::default() }
+        Self {
+            preferred,
+            all,
+            answers: Answers::default(),
+            subjects: FxHashMap::default(),
+            looked_at: BTreeSet::new(),
+            unchosen: BTreeSet::new(),
+        }
     }
 
     pub(super) fn add(&mut self, id: TargetId, subject: Subject) {
@@ -111,51 +130,63 @@ impl Views {
         self.all.values_mut().for_each(Assembler::all_changed);
     }
 
-    /// Follows what changed until nothing moves any more: no longer than the lists of servers are.
-    pub(super) fn settle(&mut self, authorities: &Authorities, caches: &[Cache]) -> Settled {
-        let mut needs = BTreeMap::new();
-        let mut looked_at = BTreeSet::new();
-        let mut touched_names = BTreeSet::new();
+    /// Follows what changed until nothing moves any more: no longer than the lists of servers are. Returns whether that is
+    /// done; otherwise it goes on with the next budget.
+    pub(super) fn settle(&mut self, authorities: &Authorities, caches: &[Cache], budget: &mut Budget) -> bool {
         loop {
-            let mut dirty = BTreeSet::new();
             for (choice, assembler) in &mut self.all {
-                let settled = assembler.settle(&Sources::new(caches, authorities, choice), &self.answers);
-                touched_names.extend(settled.names.watch.into_iter().chain(settled.names.unwatch));
-                gather(&mut needs, settled.needs, |name| choice.server(authorities, name));
-                dirty.extend(settled.looked_at);
-                for (id, value) in settled.publish {
+                let is_settled = assembler.settle(&Sources::new(caches, authorities, choice), &self.answers, budget);
+                let Settled { looked_at, publish } = assembler.take_settled();
+                self.looked_at.extend(&looked_at);
+                self.unchosen.extend(looked_at);
+                for (id, value) in publish {
                     let link = self.subjects.get_mut(&id).and_then(|followed| followed.link(choice));
                     if let Some(link) = link {
                         (link.value, link.is_news) = (Some(value), true);
                     }
                 }
+                if !is_settled {
+                    return false;
+                }
             }
-            let moved = dirty.iter().fold(false, |moved, id| self.choose(*id, authorities, caches) | moved);
-            looked_at.extend(dirty);
-            if !moved {
-                break;
+            if budget.is_spent() && !self.unchosen.is_empty() {
+                return false;
+            }
+            let Some(id) = self.unchosen.pop_first() else { return true };
+            budget.spend();
+            self.choose(id, authorities, caches);
+        }
+    }
+
+    /// What became of the next name whose users changed, to be asked when all is settled: for a name of several views as
+    /// often, and always the same.
+    pub(super) fn next_need(&mut self, authorities: &Authorities) -> Option<Need> {
+        loop {
+            let next = |(choice, assembler): (&Choice, &mut Assembler)| Some((choice.clone(), assembler.next_need()?));
+            let (choice, need) = self.all.iter_mut().find_map(next)?;
+            match need {
+                assemble::Need::Resource(kind, name) => {
+                    // A name that nobody can be asked for is looked up as failed.
+                    let Some(server) = choice.server(authorities, &name) else { continue };
+                    let is_needed = self.is_needed(authorities, server, kind, &name);
+                    return Some(Need::Resource { server, kind, name, is_needed });
+                }
+                assemble::Need::Name(name) => {
+                    let is_needed = self.all.values().any(|assembler| assembler.needs_name(&name));
+                    let is_news = if is_needed { self.answers.requested(&name) } else { self.answers.forget(&name) };
+                    if is_news {
+                        return Some(Need::Name { name, is_needed });
+                    }
+                }
             }
         }
+    }
+
+    /// What is new for watchers, at the end of a turn.
+    pub(super) fn news(&mut self) -> Vec<(TargetId, Value)> {
         self.all.retain(|choice, assembler| *choice == self.preferred || !assembler.is_empty());
-        for ((server, kind), Needs { watch, unwatch }) in &mut needs {
-            watch.retain(|name| self.is_needed(authorities, *server, *kind, name));
-            unwatch.retain(|name| !self.is_needed(authorities, *server, *kind, name));
-            // A target and a watch of the resource by itself say the same in one turn.
-            for names in [watch, unwatch] {
-                names.sort_unstable();
-                names.dedup();
-            }
-        }
-        let mut names = Needs::default();
-        for name in touched_names {
-            match self.all.values().any(|assembler| assembler.needs_name(&name)) {
-                true if self.answers.requested(&name) => names.watch.push(name),
-                false if self.answers.forget(&name) => names.unwatch.push(name),
-                _ => {}
-            }
-        }
-        let publish = looked_at.into_iter().filter_map(|id| Some((id, self.subjects.get_mut(&id)?.news()?))).collect();
-        Settled { needs, names, publish }
+        let looked_at = mem::take(&mut self.looked_at).into_iter();
+        looked_at.filter_map(|id| Some((id, self.subjects.get_mut(&id)?.news()?))).collect()
     }
 
     /// Subjects of which more was received than is published.
@@ -179,9 +210,9 @@ impl Views {
         })
     }
 
-    /// Makes a subject's chain shorter or longer, if it is time. Returns whether it did.
-    fn choose(&mut self, id: TargetId, authorities: &Authorities, caches: &[Cache]) -> bool {
-        let Some(followed) = self.subjects.get_mut(&id) else { return false };
+    /// Makes a subject's chain shorter or longer, if it is time.
+    fn choose(&mut self, id: TargetId, authorities: &Authorities, caches: &[Cache]) {
+        let Some(followed) = self.subjects.get_mut(&id) else { return };
         let is_decided = |link: &Link| {
             let sources = Sources::new(caches, authorities, &link.choice);
             self.all.get(&link.choice).is_some_and(|assembler| assembler.is_decided(id, &sources))
@@ -196,22 +227,21 @@ impl Views {
                     assembler.remove(id);
                 }
             }
-            return !left.is_empty();
+            return;
         }
         if caches.iter().all(Cache::is_reachable) {
-            return false;
+            return;
         }
-        let Some(last) = followed.chain.last().map(|link| link.choice.clone()) else { return false };
+        let Some(last) = followed.chain.last().map(|link| link.choice.clone()) else { return };
         let sources = Sources::new(caches, authorities, &last);
         let waits = self.all.get(&last).map(|assembler| assembler.waits_for(id)).unwrap_or_default();
         let away = waits.iter().filter(|(kind, name)| matches!(sources.lookup(*kind, name), Lookup::Unreachable(_)));
         // "Trigger = connectivity error and at least one watcher without a cached result" - A71.
         let Some(next) = last.next(authorities, away.filter_map(|(_, name)| sources.authority(name))) else {
-            return false;
+            return;
         };
         self.all.entry(next.clone()).or_default().add(id, followed.subject.clone());
         followed.chain.push(Link::new(next));
-        true
     }
 
     fn is_needed(&self, authorities: &Authorities, server: ServerId, kind: Kind, name: &str) -> bool {
@@ -260,7 +290,7 @@ impl Followed {
         }
         let link = self.chain.get_mut(self.in_use?)?;
         self.serves = usable(link);
-        let is_news = std::mem::take(&mut link.is_news);
+        let is_news = mem::take(&mut link.is_news);
         link.value.as_ref().filter(|_| is_news).cloned()
     }
 }
@@ -284,26 +314,6 @@ impl Value {
     fn renew(&mut self) {
         if let Self::Target(Target::Ready(snapshot)) = self {
             *snapshot = Arc::new(Snapshot { generation: Snapshot::next_generation(), ..Snapshot::clone(snapshot) });
-        }
-    }
-}
-
-fn gather(
-    all: &mut BTreeMap<(ServerId, Kind), Needs>,
-    needs: Vec<(Kind, Needs)>,
-    server: impl Fn(&str) -> Option<ServerId>,
-) {
-    for (kind, Needs { watch, unwatch }) in needs {
-        // A name that nobody can be asked for is looked up as failed.
-        for name in watch {
-            if let Some(server) = server(&name) {
-                all.entry((server, kind)).or_default().watch.push(name);
-            }
-        }
-        for name in unwatch {
-            if let Some(server) = server(&name) {
-                all.entry((server, kind)).or_default().unwatch.push(name);
-            }
         }
     }
 }

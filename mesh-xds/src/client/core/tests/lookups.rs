@@ -5,7 +5,7 @@
 
 use super::world::addresses;
 use crate::{
-    assemble::Needs,
+    client::core::NameNeeds,
     dns::{Answered, Schedule},
     resource::DnsName,
 };
@@ -28,7 +28,7 @@ pub(super) struct Lookups {
 
 impl Lookups {
     /// What the client says after a turn.
-    pub(super) fn told(&mut self, Needs { watch, unwatch }: Needs<DnsName>, now: Instant) {
+    pub(super) fn told(&mut self, NameNeeds { watch, unwatch }: NameNeeds, now: Instant) {
         for name in unwatch {
             assert!(self.needed.remove(&name), "{name} was given up without having been needed");
             self.schedule.unwatch(&name);

@@ -19,6 +19,7 @@ mod rest;
 mod run;
 mod script;
 mod servers;
+mod slices;
 mod world;
 
 use fastrand::Rng;

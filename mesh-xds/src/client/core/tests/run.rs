@@ -74,11 +74,13 @@ impl Run {
         });
         let bootstrap = builder.build().expect("a bootstrap with servers");
         let ids: Vec<_> = bootstrap.servers().map(|(id, _)| id).collect();
-        let caches = bootstrap.servers().map(|(_, server)| Cache::new("n", &server.features));
+        let caches = bootstrap.servers().map(|(_, server)| Cache::new("n", &server.features)).collect();
+        let mut core = Core::new(Arc::new(bootstrap));
+        core.slice = setting.slice;
         Self {
             setting,
-            caches: caches.collect(),
-            core: Core::new(Arc::new(bootstrap)),
+            caches,
+            core,
             now: Instant::now(),
             next_id: 0,
             subjects: BTreeMap::new(),
@@ -272,7 +274,7 @@ impl Run {
     }
 
     fn turn(&mut self, input: Input) {
-        let values = self.core.turn(&mut self.caches, input, self.now);
+        let values = self.slices(input);
         self.lookups.told(self.core.take_names(), self.now);
         self.told(values);
         for (server, id) in self.ids.clone().into_iter().enumerate() {
@@ -281,7 +283,7 @@ impl Run {
             if !wanted && !self.setting.is_preferred(server) && std::mem::take(&mut self.dials[server]) {
                 self.links[server] = None;
                 for input in [Input::Disconnected { server: id, cause: None }, Input::Idle(id)] {
-                    let values = self.core.turn(&mut self.caches, input, self.now);
+                    let values = self.slices(input);
                     self.lookups.told(self.core.take_names(), self.now);
                     assert!(values.is_empty(), "nobody needs it: {values:?}");
                 }
@@ -293,6 +295,22 @@ impl Run {
             }
         }
         self.no_timer_for_what_is_held();
+    }
+
+    /// A turn, in as many slices as it takes.
+    fn slices(&mut self, input: Input) -> Vec<(TargetId, Value)> {
+        let mut values = self.core.turn(&mut self.caches, input, self.now);
+        for slice in 0.. {
+            if !self.core.is_under_way() {
+                break;
+            }
+            assert!(
+                slice < 10_000 && values.is_empty(),
+                "a turn for ever, or one that speaks before its end: {values:?}"
+            );
+            values = self.core.go_on(&mut self.caches, self.now);
+        }
+        values
     }
 
     fn told(&mut self, values: Vec<(TargetId, Value)>) {

@@ -3,7 +3,7 @@
 //! A step that is impossible when its turn comes (nothing to deliver, nobody to unwatch) does nothing. It does NOT run.
 
 use super::world::{AUTHORITIES, ERROR, HOSTS, NAMES};
-use crate::resource::Kind;
+use crate::{budget::Budget, resource::Kind};
 use fastrand::Rng;
 
 /// `server` counts from 0.
@@ -98,6 +98,8 @@ pub(super) struct Setting {
     /// One of [`BOOTSTRAPS`].
     pub(super) lists: [&'static [usize]; 3],
     pub(super) fail_on_data_errors: bool,
+    /// How much of a turn the client does at a time.
+    pub(super) slice: usize,
     /// Who can be reached once the script is over.
     pub(super) reachable: Reachable,
 }
@@ -142,6 +144,7 @@ impl Setting {
             servers: [manners(random), manners(random), manners(random)],
             lists: BOOTSTRAPS[random.usize(..BOOTSTRAPS.len())],
             fail_on_data_errors: random.u8(..4) == 0,
+            slice: [1, 2, 5, Budget::SLICE][random.usize(..4)],
             reachable: Reachable { servers: [random.bool(), random.bool(), random.bool()], dns: random.bool() },
         }
     }
@@ -166,8 +169,10 @@ impl Setting {
         self.lists.into_iter().any(|list| list.len() > 1)
     }
 
-    /// The same control planes, speaking the other variant.
+    /// The same control planes, speaking the other variant to a client that does its turns in one go.
     pub(super) fn in_the_other_variant(mut self) -> Self {
+        self.slice = Budget::SLICE;
+        self.slice = Budget::SLICE;
         self.servers.iter_mut().for_each(|manners| manners.delta ^= true);
         self
     }

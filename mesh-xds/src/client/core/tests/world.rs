@@ -142,7 +142,7 @@ pub(super) fn addresses(number: u32) -> Vec<SocketAddr> {
     (0..number % 4).map(address).collect()
 }
 
-fn route(cluster: ClusterName) -> Route {
+pub(super) fn route(cluster: ClusterName) -> Route {
     let path = PathMatch::Prefix { value: String::new(), ignore_case: false };
     let forward = Forward {
         cluster: ClusterSpecifier::Cluster(cluster),
