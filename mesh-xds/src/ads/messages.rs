@@ -3,62 +3,88 @@
 //! Words become messages here and messages words. It does NOT decode resources, and it decides nothing.
 
 use super::{
-    codec::SotwMessage,
+    codec::Named,
     decoder::Incoming,
     protocol::{Asks, Request},
 };
-use crate::{bootstrap::Node, name::canonical_string, resource::ReportedError};
+use crate::{bootstrap::Node, decode::parts, name::canonical_string, resource::ReportedError};
+use bytes::Bytes;
 use envoy_types::pb::{
     envoy::{
         config::core::v3 as core,
         service::discovery::v3::{
-            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, ResourceError,
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource, ResourceError,
         },
     },
     google::{
-        protobuf::{self, value::Kind as JsonKind},
+        protobuf::{self, Any, value::Kind as JsonKind},
         rpc,
     },
 };
-use std::sync::Arc;
+use prost::{DecodeError, Message};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
-/// A response of either variant, not decoded yet.
+/// A response of either variant, of which the resources are not decoded yet.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) type_url: String,
     pub(super) version: Arc<str>,
     pub(super) nonce: Arc<str>,
-    pub(super) resources: Vec<Incoming>,
     /// Delta: what is not there, or not any more.
     pub(super) removed: Vec<String>,
     pub(super) errors: Vec<ReportedError>,
+    bytes: Bytes,
+    /// Where in `bytes` the resources are.
+    places: Vec<Range<usize>>,
+    resource: fn(&[u8]) -> Result<Incoming, DecodeError>,
 }
 
-impl From<DiscoveryResponse> for Frame {
-    fn from(response: DiscoveryResponse) -> Self {
-        let resources = response.resources.into_iter();
-        Self {
+impl Frame {
+    /// Takes a `DiscoveryResponse` apart.
+    pub(super) fn sotw(bytes: Bytes) -> Result<Self, DecodeError> {
+        let (places, rest) = split(&bytes);
+        let response = DiscoveryResponse::decode(&*rest)?;
+        Ok(Self {
             type_url: response.type_url,
             version: response.version_info.into(),
             nonce: response.nonce.into(),
-            resources: resources.map(|any| Incoming::Any(any.type_url, any.value.into())).collect(),
             removed: Vec::new(),
             errors: response.resource_errors.into_iter().filter_map(reported).collect(),
-        }
+            bytes,
+            places,
+            resource: |bytes| Any::decode(bytes).map(|any| Incoming::Any(any.type_url, any.value.into())),
+        })
     }
-}
 
-impl From<DeltaDiscoveryResponse> for Frame {
-    fn from(response: DeltaDiscoveryResponse) -> Self {
+    /// Takes a `DeltaDiscoveryResponse` apart.
+    pub(super) fn delta(bytes: Bytes) -> Result<Self, DecodeError> {
+        let (places, rest) = split(&bytes);
+        let response = DeltaDiscoveryResponse::decode(&*rest)?;
         let variants = response.removed_resource_names.into_iter().map(|resource| resource.name);
-        Self {
+        Ok(Self {
             type_url: response.type_url,
             version: response.system_version_info.into(),
             nonce: response.nonce.into(),
-            resources: response.resources.into_iter().map(|wrapper| Incoming::Wrapped(wrapper.into())).collect(),
             removed: response.removed_resources.into_iter().chain(variants).map(canonical_string).collect(),
             errors: response.resource_errors.into_iter().filter_map(reported).collect(),
-        }
+            bytes,
+            places,
+            resource: |bytes| Resource::decode(bytes).map(|wrapper| Incoming::Wrapped(wrapper.into())),
+        })
+    }
+
+    /// The resources, made one by one. They keep nothing of the frame's bytes.
+    pub(super) fn resources(&self) -> impl ExactSizeIterator<Item = Result<Incoming, DecodeError>> {
+        self.places.iter().map(|place| (self.resource)(&self.bytes[place.clone()]))
+    }
+}
+
+/// The places of `resources`, which is field 2 of both responses, and the message without them. What is malformed is left
+/// to the decoder as it is.
+fn split(bytes: &Bytes) -> (Vec<Range<usize>>, Cow<'_, [u8]>) {
+    match parts(bytes, 2) {
+        Some((places, rest)) => (places, rest.into()),
+        None => (Vec::new(), Cow::Borrowed(bytes)),
     }
 }
 
@@ -70,9 +96,9 @@ fn reported(error: ResourceError) -> Option<ReportedError> {
 // === Requests ===
 
 /// `None`: these are words of the other variant.
-pub(super) fn sotw(request: Request, node: &Node) -> Option<SotwMessage> {
-    let Asks::All { names, version } = request.asks else { return None };
-    let head = DiscoveryRequest {
+pub(super) fn sotw(request: Request, node: &Node) -> Option<Named<DiscoveryRequest>> {
+    let Asks::All { version, .. } = &request.asks else { return None };
+    let rest = DiscoveryRequest {
         version_info: version.to_string(),
         node: request.with_node.then(|| node_message(node)),
         type_url: request.kind.type_url().to_owned(),
@@ -80,23 +106,20 @@ pub(super) fn sotw(request: Request, node: &Node) -> Option<SotwMessage> {
         error_detail: request.nack.map(refusal),
         ..DiscoveryRequest::default()
     };
-    Some(SotwMessage { head, names })
+    Some(Named { rest, kind: request.kind, asks: request.asks })
 }
 
 /// `None`: these are words of the other variant.
-pub(super) fn delta(request: Request, node: &Node) -> Option<DeltaDiscoveryRequest> {
-    let Asks::Change { subscribe, unsubscribe, held } = request.asks else { return None };
-    let texts = |names: Vec<Arc<str>>| names.iter().map(ToString::to_string).collect();
-    Some(DeltaDiscoveryRequest {
+pub(super) fn delta(request: Request, node: &Node) -> Option<Named<DeltaDiscoveryRequest>> {
+    let Asks::Change { .. } = &request.asks else { return None };
+    let rest = DeltaDiscoveryRequest {
         node: request.with_node.then(|| node_message(node)),
         type_url: request.kind.type_url().to_owned(),
-        resource_names_subscribe: texts(subscribe),
-        resource_names_unsubscribe: texts(unsubscribe),
-        initial_resource_versions: held.iter().map(|(name, version)| (name.to_string(), version.to_string())).collect(),
         response_nonce: request.nonce.to_string(),
         error_detail: request.nack.map(refusal),
         ..DeltaDiscoveryRequest::default()
-    })
+    };
+    Some(Named { rest, kind: request.kind, asks: request.asks })
 }
 
 /// INVALID_ARGUMENT, as gRPC sends.

@@ -4,8 +4,8 @@
 
 use super::{Request, Response, asked::Asked, decoder::Decoder, messages::Frame, stream::decoded};
 use crate::{bootstrap::Transport, decode::DecodeContext};
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
-use prost::{DecodeError, Message};
+use bytes::Bytes;
+use prost::DecodeError;
 
 pub(crate) struct Offline {
     transport: Transport,
@@ -25,12 +25,13 @@ impl Offline {
 
     /// A frame arrives, and gets a nonce that no other had.
     pub(crate) async fn brings(&mut self, frame: &[u8], nonce: &str) -> Result<Option<Response>, DecodeError> {
+        let frame = Bytes::copy_from_slice(frame);
         let mut frame = match self.transport {
-            Transport::Sotw => Frame::from(DiscoveryResponse::decode(frame)?),
-            Transport::Delta => Frame::from(DeltaDiscoveryResponse::decode(frame)?),
+            Transport::Sotw => Frame::sotw(frame)?,
+            Transport::Delta => Frame::delta(frame)?,
         };
         frame.nonce = nonce.into();
-        Ok(decoded(frame, &mut self.decoder, &self.asked).await)
+        decoded(frame, &mut self.decoder, &self.asked).await
     }
 
     /// The stream broke. What was decoded is remembered, what was asked is not.

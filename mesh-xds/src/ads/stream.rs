@@ -14,8 +14,9 @@
 use super::{
     asked::{Asked, Names},
     backoff::{Again, Backoff},
-    codec::SotwCodec,
+    codec::{AdsCodec, Named},
     connect::Dialer,
+    connection::Connection,
     decoder::{Decoder, Incoming},
     messages::{self, Frame},
     protocol::Request,
@@ -26,8 +27,9 @@ use crate::{
     decode::DecodeContext,
     resource::{Kind, Received, ReportedError},
 };
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use bytes::Bytes;
 use futures_util::{FutureExt, Stream, TryStreamExt};
+use prost::{DecodeError, Message};
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
@@ -40,8 +42,9 @@ use tokio::{
 };
 use tonic::{Status, client::Grpc, codegen::http::uri::PathAndQuery};
 
-/// What the generated client calls, with names that need no copy.
+/// What the generated client calls, with names that need no copy, and responses that are taken apart here.
 const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// Between a panic of the task and its next start.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -207,40 +210,34 @@ impl AdsStream {
             return End::Orphaned;
         }
         let largest = self.bootstrap.transport.max_message_size;
+        let client = Grpc::with_origin(connection, dialer.origin()).max_decoding_message_size(largest);
         match transport {
-            Transport::Sotw => {
-                let mut client = Grpc::with_origin(connection, dialer.origin()).max_decoding_message_size(largest);
-                let (to_wire, messages) = wire();
-                // A connection that was just made is ready.
-                let call = client.streaming(tonic::Request::new(messages), PathAndQuery::from_static(SOTW), SotwCodec);
-                let open = async { Ok(call.await?.into_inner().map_ok(Frame::from)) };
-                self.converse(outbox, to_wire, messages::sotw, open).await
-            }
-            Transport::Delta => {
-                let mut client = AggregatedDiscoveryServiceClient::with_origin(connection, dialer.origin())
-                    .max_decoding_message_size(largest);
-                let (to_wire, messages) = wire();
-                let call = client.delta_aggregated_resources(messages);
-                let open = async { Ok(call.await?.into_inner().map_ok(Frame::from)) };
-                self.converse(outbox, to_wire, messages::delta, open).await
-            }
+            Transport::Sotw => self.converse(client, SOTW, outbox, messages::sotw, Frame::sotw).await,
+            Transport::Delta => self.converse(client, DELTA, outbox, messages::delta, Frame::delta).await,
         }
     }
 
     /// Both directions of one stream, whichever its messages are.
-    async fn converse<M, S: Stream<Item = Result<Frame, Status>>>(
+    async fn converse<M: Message + 'static>(
         &mut self,
+        mut client: Grpc<Connection>,
+        method: &'static str,
         outbox: UnboundedReceiver<Request>,
-        to_wire: Outgoing<M>,
-        message: fn(Request, &Node) -> Option<M>,
-        open: impl Future<Output = Result<S, Status>>,
+        message: fn(Request, &Node) -> Option<Named<M>>,
+        frame: fn(Bytes) -> Result<Frame, DecodeError>,
     ) -> End {
         let opened = Instant::now();
         let asked = Asked::default();
+        let (to_wire, messages) = wire();
         let write = write(outbox, to_wire, message, self.events.clone(), &self.bootstrap.node, &asked);
         let read = async {
-            match open.await {
-                Ok(responses) => read(responses, opened, &mut self.decoder, &self.events, &asked).await,
+            // A connection that was just made is ready.
+            let method = PathAndQuery::from_static(method);
+            match client.streaming(tonic::Request::new(messages), method, AdsCodec::default()).await {
+                Ok(responses) => {
+                    let responses = responses.into_inner();
+                    read(responses, frame, opened, &mut self.decoder, &self.events, &asked).await
+                }
                 Err(status) => End::Over { opened, answered: false, why: describe(&status) },
             }
         };
@@ -276,7 +273,8 @@ async fn write<M>(
 }
 
 async fn read(
-    responses: impl Stream<Item = Result<Frame, Status>>,
+    responses: impl Stream<Item = Result<Bytes, Status>>,
+    frame: fn(Bytes) -> Result<Frame, DecodeError>,
     opened: Instant,
     decoder: &mut Decoder,
     events: &mpsc::Sender<Event>,
@@ -285,16 +283,21 @@ async fn read(
     let mut responses = pin!(responses);
     let mut answered = false;
     loop {
-        let frame = match responses.try_next().await {
-            Ok(Some(frame)) => frame,
+        let bytes = match responses.try_next().await {
+            Ok(Some(bytes)) => bytes,
             Ok(None) => {
                 let why = if answered { "the server ended it" } else { "the stream ended without a response" };
                 return End::Over { opened, answered, why: why.to_owned() };
             }
             Err(status) => return End::Over { opened, answered, why: describe(&status) },
         };
+        let response = async { decoded(frame(bytes)?, decoder, asked).await };
+        let response = match response.await {
+            Ok(response) => response,
+            Err(error) => return End::Over { opened, answered, why: describe(&malformed(&error)) },
+        };
         answered = true;
-        let Some(response) = decoded(frame, decoder, asked).await else { continue };
+        let Some(response) = response else { continue };
         // One slot: "do not read the next ADS message until all watchers have processed the previous one" - A57.
         if events.send(Event::Response(response)).await.is_err() {
             return End::Orphaned;
@@ -303,18 +306,25 @@ async fn read(
 }
 
 /// What a frame says; `None` if it is of a type that was never requested.
-pub(super) async fn decoded(frame: Frame, decoder: &mut Decoder, asked: &Asked) -> Option<Response> {
-    let Frame { type_url, version, nonce, mut resources, removed, errors } = frame;
-    let Some(kind) = asked.kind(&type_url) else {
-        tracing::debug!(type_url, "response of a type that was never requested");
-        return None;
+pub(super) async fn decoded(
+    frame: Frame,
+    decoder: &mut Decoder,
+    asked: &Asked,
+) -> Result<Option<Response>, DecodeError> {
+    let Some(kind) = asked.kind(&frame.type_url) else {
+        tracing::debug!(type_url = frame.type_url, "response of a type that was never requested");
+        return Ok(None);
     };
-    asked.with(kind, |names| {
-        decoder.retain(kind, names);
-        resources.retain(|incoming| is_worth_decoding(incoming, names));
-    });
-    let resources = decoder.decode(kind, resources).await;
-    Some(Response { kind, version, nonce, resources, removed, errors })
+    asked.with(kind, |names| decoder.retain(kind, names));
+    let is_worth_it = |incoming: &Incoming| asked.with(kind, |names| is_worth_decoding(incoming, names));
+    let resources = decoder.decode(kind, frame.resources(), is_worth_it).await?;
+    let Frame { version, nonce, removed, errors, .. } = frame;
+    Ok(Some(Response { kind, version, nonce, resources, removed, errors }))
+}
+
+/// A message that is none, as tonic puts it.
+fn malformed(error: &DecodeError) -> Status {
+    Status::internal(error.to_string())
 }
 
 /// A delta subscription of which istiod has forgotten the last name brings everything there is.

@@ -40,7 +40,7 @@ use envoy_types::pb::envoy::config::{
 };
 use prost::Message;
 use scope::Scope;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 /// What decoding must know besides the bytes.
 #[derive(Clone, Debug, Default)]
@@ -117,6 +117,11 @@ fn fast(previous: &Received, kind: Kind, type_url: &str, bytes: &Bytes, context:
         Kind::Endpoints if bare => unchanged::load_assignment(bytes, context, previous),
         _ => None,
     }
+}
+
+/// The places of a repeated message field of an encoded message, and its bytes without them; `None` when it is malformed.
+pub(crate) fn parts(message: &[u8], field: u32) -> Option<(Vec<Range<usize>>, Vec<u8>)> {
+    wire::split(message, field).map(|split| (split.parts, split.rest))
 }
 
 /// The name that an encoded resource of any kind has, without decoding it; `None` when it is not to be seen.
