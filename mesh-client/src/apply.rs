@@ -7,6 +7,9 @@
 //!  4 one pointer is stored: the new world begins. Clusters that only the old table held end with it.
 //! ```
 //!
+//! The threads here carry calls: 10,000 new clusters are made with other tasks in between, and a virtual host with as many
+//! routes is compiled on a thread that waits for such work.
+//!
 //! ACKed is not applied: [`Table`] is what calls see, and `status()` reports it. This file does NOT fetch anything.
 
 use crate::{
@@ -22,8 +25,16 @@ use mesh_xds::{
     ClusterMap, Limiter, Snapshot, Target, TargetWatch,
     resource::{ClusterName, ClusterSpecifier, RouteAction, VirtualHost},
 };
-use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
+use tokio::{
+    task::{spawn_blocking, yield_now},
+    time::Instant,
+};
+
+/// So many clusters are looked at before other tasks have their turn.
+const YIELD: usize = 64;
+/// Of so many routes, a virtual host is large: to compile 10,000 takes a dozen milliseconds.
+const LARGE: usize = 512;
 
 /// What the calls of a channel see of the configuration.
 #[derive(Debug)]
@@ -36,6 +47,15 @@ pub(crate) enum Table {
     ShutDown,
     /// Calls are routed.
     Ready(RoutingTable),
+}
+
+impl Table {
+    fn ready(&self) -> Option<&RoutingTable> {
+        match self {
+            Self::Ready(table) => Some(table),
+            _ => None,
+        }
+    }
 }
 
 /// One immutable table per channel, built off the path.
@@ -125,30 +145,47 @@ pub(crate) async fn run(mut watch: TargetWatch, shared: Arc<Shared>, clusters: C
     }
 }
 
-async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters, makers: &Makers) {
+async fn apply(snapshot: Arc<Snapshot>, shared: &Shared, registry: &Clusters, makers: &Arc<Makers>) {
     let before = Arc::clone(&shared.table());
-    let before = match &*before {
-        Table::Ready(table) => Some(table),
-        _ => None,
-    };
-    let Running { clusters, updated, same } = clusters_of(&snapshot, before, shared, registry);
+    let table = before.ready();
+    let Running { clusters, updated, same } = clusters_of(&snapshot, table, shared, registry).await;
     for cluster in updated {
         cluster.applied().await;
     }
-    let host = snapshot.virtual_host.as_ref().map(|source| {
-        // A compiled host holds limits, filters and clusters.
-        let means_the_same = |table: &&RoutingTable| {
-            let (http, routes) = (&table.snapshot.http, &table.snapshot.routes);
-            same && http.max_stream_duration == snapshot.http.max_stream_duration
-                && http.filters == snapshot.http.filters
-                && routes.overrides == snapshot.routes.overrides
-        };
-        match before.filter(means_the_same).and_then(|table| table.host.as_ref()) {
-            Some(host) if Arc::ptr_eq(&host.source, source) => Arc::clone(host),
-            _ => Arc::new(compile(source, &snapshot, &clusters, makers, before)),
-        }
-    });
+    // A compiled host holds limits, filters and clusters.
+    let means_the_same = |table: &&RoutingTable| {
+        let (http, routes) = (&table.snapshot.http, &table.snapshot.routes);
+        same && http.max_stream_duration == snapshot.http.max_stream_duration
+            && http.filters == snapshot.http.filters
+            && routes.overrides == snapshot.routes.overrides
+    };
+    let host = match &snapshot.virtual_host {
+        None => None,
+        Some(source) => match table.filter(means_the_same).and_then(|table| table.host.as_ref()) {
+            Some(host) if Arc::ptr_eq(&host.source, source) => Some(Arc::clone(host)),
+            _ if source.routes.len() < LARGE => Some(Arc::new(compile(source, &snapshot, &clusters, makers, table))),
+            _ => {
+                let (source, snapshot, makers) = (Arc::clone(source), Arc::clone(&snapshot), Arc::clone(makers));
+                let (clusters, before) = (clusters.clone(), Arc::clone(&before));
+                let compile = move || compile(&source, &snapshot, &clusters, &makers, before.ready());
+                Some(Arc::new(elsewhere(compile).await))
+            }
+        },
+    };
     shared.publish(Table::Ready(RoutingTable { snapshot, clusters, host }));
+}
+
+/// Does work where no call waits for it.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            // As if it had panicked here: the task starts again.
+            Ok(panic) => resume_unwind(panic),
+            // The runtime is shutting down, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 /// What a snapshot's clusters come to.
@@ -161,14 +198,22 @@ struct Running {
 }
 
 /// Creates and updates clusters. One that did not change is not even looked at.
-fn clusters_of(snapshot: &Snapshot, before: Option<&RoutingTable>, shared: &Shared, registry: &Clusters) -> Running {
+async fn clusters_of(
+    snapshot: &Snapshot,
+    before: Option<&RoutingTable>,
+    shared: &Shared,
+    registry: &Clusters,
+) -> Running {
     let nothing = ClusterMap::default();
     let (held, clusters) = match before {
         Some(table) => (&table.snapshot.clusters, table.clusters.clone()),
         None => (&nothing, ClusterMap::default()),
     };
     let mut running = Running { clusters, updated: Vec::new(), same: true };
-    for (name, held, config) in snapshot.clusters.changes_since(held) {
+    for (index, (name, held, config)) in snapshot.clusters.changes_since(held).enumerate() {
+        if index % YIELD == YIELD - 1 {
+            yield_now().await;
+        }
         if held.is_some_and(|held| Arc::ptr_eq(held, config)) {
             continue;
         }
