@@ -93,19 +93,29 @@ impl Run {
         }
         self.lookups.world.clone_from(&well.dns);
         self.come_to_rest(Reachable::ALL);
-        // What was looked up before that is looked up again, on the longest of all curves.
-        (0..self.lookups.needed().len()).for_each(|nth| self.lookups.endpoint_fails(nth, self.now));
-        self.wait_until(self.now + Duration::from_secs(60));
+        // DNS had said something else before.
+        self.all_is_looked_up_again();
         self.come_to_rest(Reachable::ALL);
         let values = self.subjects.values().filter_map(|(_, value)| value.as_ref());
         let served: BTreeSet<DnsName> = values.flat_map(checks::dns_names).collect();
         assert_eq!(*self.lookups.needed(), served, "lookups are for what is served, and for nothing else");
     }
 
-    /// Everybody is away, and back, and nothing has changed.
+    /// Everybody is away for a while, and back, and nothing has changed, nor does it in between.
     pub(super) fn an_outage_passes(&mut self) {
+        let before = self.outcomes();
         self.come_to_rest(Reachable::NOBODY);
+        self.all_is_looked_up_again();
+        self.come_to_rest(Reachable::NOBODY);
+        assert_eq!(self.outcomes(), before, "an outage changed something");
         self.come_to_rest(Reachable::ALL);
+        assert_eq!(self.outcomes(), before, "the end of an outage changed something");
+    }
+
+    /// On the longest of all curves.
+    fn all_is_looked_up_again(&mut self) {
+        (0..self.lookups.needed().len()).for_each(|nth| self.lookups.endpoint_fails(nth, self.now));
+        self.wait_until(self.now + Duration::from_secs(60));
     }
 
     /// What every subject came to.
@@ -124,7 +134,7 @@ impl Run {
                 let left = self.protocol(server).subscribed(kind);
                 assert!(
                     left.len() <= usize::from(self.setting.is_preferred(server) && kind.is_full_state()),
-                    "server {server}: {left:?}"
+                    "server {server}: {kind} {left:?}"
                 );
                 let held = NAMES.iter().filter(|name| self.caches[server].holds(kind, name)).count();
                 assert!(held <= left.len(), "server {server}: {kind} is held by nobody");
