@@ -83,11 +83,61 @@ impl Opened {
         // A stream without a first request has no node, and is told only what is hand-made.
         let key = lock(&self.session).node().map(|node| node.key.clone()).unwrap_or_default();
         let (snapshot, hooks) = self.control_plane.served_to(&key);
-        let mut answer = lock(&self.session).next(&snapshot, &hooks, self.control_plane.is_observed())?;
-        if let Some(event) = answer.event.take() {
+        let mut answer = lock(&self.session).next(&snapshot, &hooks, self.control_plane.is_observed());
+        if let Some(event) = answer.as_mut().and_then(|answer| answer.event.take()) {
             self.control_plane.emit(|| event);
         }
+        // Also without an answer: what was found to be as the client knows it, is settled now, and may be waited for.
         self.control_plane.progressed();
-        Some(answer)
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        control_plane::{
+            Dialect, Resources,
+            resources::{cluster_eds, endpoints},
+        },
+        resource::Kind,
+    };
+    use envoy_types::pb::{
+        envoy::{config::cluster::v3::Cluster, service::discovery::v3::DiscoveryRequest},
+        google::protobuf::Duration,
+    };
+    use futures_util::FutureExt;
+    use std::pin::pin;
+
+    #[test]
+    fn who_waits_hears_of_a_resource_that_went_and_came_back_unseen() {
+        let [clusters, assignments] = [Kind::Cluster, Kind::Endpoints].map(Kind::type_url);
+        let control_plane = ControlPlane::new();
+        let opened = control_plane.open(Dialect::Sotw).expect("streams are not refused");
+        let cluster = |seconds| {
+            let connect_timeout = Some(Duration { seconds, nanos: 0 });
+            Resources::default().with(Cluster { connect_timeout, ..cluster_eds("c") })
+        };
+        let both = |seconds| cluster(seconds).with(endpoints("c", &[([127, 0, 0, 1], 80).into()]));
+        let asks = |type_url: &str, nonce: &str| {
+            let (type_url, response_nonce) = (type_url.to_owned(), nonce.to_owned());
+            let resource_names = vec!["c".to_owned()];
+            opened.received(DiscoveryRequest { type_url, resource_names, response_nonce, ..Default::default() }.into());
+        };
+        control_plane.set_unchecked(both(1));
+        for (type_url, nonce) in [(clusters, "1"), (assignments, "2")] {
+            asks(type_url, "");
+            assert!(opened.next().is_some());
+            asks(type_url, nonce);
+        }
+        assert!(opened.next().is_none());
+        control_plane.set_unchecked(cluster(1));
+        control_plane.set_unchecked(both(2));
+        assert!(opened.next().is_some(), "the cluster is another one");
+        let mut waiting = pin!(control_plane.wait_for_ack(assignments, "c"));
+        assert!(waiting.as_mut().now_or_never().is_none(), "the assignment is not compared yet");
+        assert!(opened.next().is_none());
+        assert!(waiting.as_mut().now_or_never().is_some());
     }
 }
