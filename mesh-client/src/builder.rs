@@ -121,7 +121,7 @@ pub struct ChannelBuilder {
     config_timeout: Duration,
     #[cfg(feature = "http1")]
     http_protocol: HttpVersion,
-    max_pending: usize,
+    max_pending: u32,
     retries: bool,
     retry_throttling: Option<RetryThrottling>,
     dial: DialOptions,
@@ -184,10 +184,10 @@ impl ChannelBuilder {
         self
     }
 
-    /// How many calls to one cluster may wait for a connection at once; 1024 unless set, as in Envoy
-    /// (`max_pending_requests`). One more fails UNAVAILABLE.
+    /// How many calls to one cluster may wait for a connection at once, where the cluster does not say
+    /// (`max_pending_requests`); 1024 unless set, as in Envoy. One more fails UNAVAILABLE.
     #[must_use]
-    pub fn max_pending_requests(mut self, max: usize) -> Self {
+    pub fn max_pending_requests(mut self, max: u32) -> Self {
         self.max_pending = max;
         self
     }

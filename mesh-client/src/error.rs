@@ -5,9 +5,15 @@
 
 use crate::{call::ResponseBody, endpoint::SendFailure};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{self, HeaderName},
+};
 use mesh_xds::resource::ClusterName;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+/// "set on a local reply when a request was dropped by a circuit breaker" (Envoy).
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// A call that this library failed, with its cause.
 ///
@@ -65,12 +71,19 @@ pub enum Cause {
         /// Which drop category.
         category: Arc<str>,
     },
+    /// As many calls as `max_requests` allows are in flight (A32). Never retried.
+    CircuitOpen {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The limit.
+        max: u32,
+    },
     /// As many calls as are allowed already wait for a connection.
     TooManyPending {
         /// The cluster.
         cluster: ClusterName,
         /// The limit.
-        max: usize,
+        max: u32,
     },
     /// The connection broke, was closed, or the server refused the stream.
     Connection {
@@ -151,6 +164,9 @@ impl fmt::Display for Cause {
             Self::Cluster { cluster, reason } => write!(f, "cluster {cluster:?}: {reason}", cluster = cluster.as_str()),
             Self::Dropped { cluster, category } => {
                 write!(f, "cluster {:?}: dropped by category {category:?}", cluster.as_str())
+            }
+            Self::CircuitOpen { cluster, max } => {
+                write!(f, "cluster {:?}: circuit open: {max} calls are in flight", cluster.as_str())
             }
             Self::TooManyPending { cluster, max } => {
                 write!(f, "cluster {:?}: {max} calls already wait for a connection", cluster.as_str())
@@ -242,6 +258,9 @@ impl MeshError {
                 let mut response = http::Response::new(ResponseBody::local(Bytes::from(self.to_string())));
                 *response.status_mut() = self.http_status();
                 response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+                if matches!(self.cause, Cause::CircuitOpen { .. } | Cause::TooManyPending { .. }) {
+                    response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
+                }
                 response
             }
         };

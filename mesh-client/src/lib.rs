@@ -26,6 +26,7 @@
 
 mod apply;
 mod balance;
+mod breaker;
 mod builder;
 mod call;
 mod channel;

@@ -68,7 +68,7 @@ struct ClusterKey {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ClusterSettings {
     pub(crate) dial: DialOptions,
-    pub(crate) max_pending: usize,
+    pub(crate) max_pending: u32,
 }
 
 /// Why a channel could not be made.

@@ -2,7 +2,12 @@
 //!
 //! ACKed means validated and cached; applied means that calls see it. They are two facts, and both are here.
 
-use crate::{apply::Table, channel::Inner, cluster::EndpointReport};
+use crate::{
+    apply::Table,
+    breaker::InUse,
+    channel::Inner,
+    cluster::{Cluster, EndpointReport},
+};
 use mesh_xds::{Target, XdsClient, resource::Kind};
 use std::sync::Arc;
 
@@ -52,6 +57,12 @@ pub struct ClusterStatus {
     pub name: String,
     /// Why it cannot be used, if so.
     pub error: Option<Arc<str>>,
+    /// Calls in flight, as its circuit breaker counts them: of the whole process, and of all leaves of an aggregate.
+    pub active_requests: u32,
+    /// Calls that wait for a connection, likewise.
+    pub pending_requests: u32,
+    /// Retries in flight, likewise.
+    pub active_retries: u32,
     /// Endpoints of its running parts; empty before the first call.
     pub endpoints: Vec<EndpointReport>,
 }
@@ -88,10 +99,16 @@ impl ChannelStatus {
             }
             Table::ShutDown => without(ChannelState::ShutDown, true),
             Table::Ready(table) => {
-                let cluster = |cluster: &Arc<crate::cluster::Cluster>| ClusterStatus {
-                    name: cluster.name().to_string(),
-                    error: cluster.config().state.as_ref().err().map(|error| Arc::clone(&error.0)),
-                    endpoints: cluster.running().flat_map(|backends| backends.report()).collect(),
+                let cluster = |cluster: &Arc<Cluster>| {
+                    let InUse { requests, pending, retries } = cluster.in_use();
+                    ClusterStatus {
+                        name: cluster.name().to_string(),
+                        error: cluster.config().state.as_ref().err().map(|error| Arc::clone(&error.0)),
+                        active_requests: requests,
+                        pending_requests: pending,
+                        active_retries: retries,
+                        endpoints: cluster.running().flat_map(|backends| backends.report()).collect(),
+                    }
                 };
                 let mut clusters: Vec<_> = table.clusters.values().map(cluster).collect();
                 clusters.sort_by(|a, b| a.name.cmp(&b.name));

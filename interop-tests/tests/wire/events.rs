@@ -10,10 +10,7 @@ use crate::{
 };
 use mesh_xds::{
     control_plane::{
-        proto::{
-            envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds},
-            google::protobuf::UInt32Value,
-        },
+        proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds},
         resources::{cluster_eds, endpoints},
     },
     resource::Kind,
@@ -86,12 +83,12 @@ fn an_operator_reads_what_happens() {
             log.says(&["INFO", "configuration applied", "echo"]).await;
             log.says(&["INFO", "endpoint ready", "echo-cluster", &a.address().to_string()]).await;
 
-            let limit = Thresholds { max_requests: Some(UInt32Value { value: 5 }), ..Default::default() };
+            let limit = Thresholds { track_remaining: true, ..Default::default() };
             let limits = CircuitBreakers { thresholds: vec![limit], ..Default::default() };
             mesh.control_plane().set_unchecked(
                 good.clone().with(Cluster { circuit_breakers: Some(limits), ..cluster_eds("echo-cluster") }),
             );
-            log.says(&["INFO", "field has no effect", "echo-cluster", "circuit_breakers", "max_requests"]).await;
+            log.says(&["INFO", "field has no effect", "echo-cluster", "circuit_breakers", "track_remaining"]).await;
 
             mesh.control_plane()
                 .set_unchecked(good.clone().with(Cluster { lb_policy: 77, ..cluster_eds("echo-cluster") }));

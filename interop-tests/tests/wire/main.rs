@@ -10,6 +10,7 @@ mod bad_resources;
 mod balancing;
 mod broken_attempts;
 mod certificates;
+mod circuit_breaking;
 mod clusters;
 mod control_plane_failures;
 mod credentials;

@@ -1,12 +1,17 @@
 //! Choosing a connection: one synchronous step on the caller's task, from an immutable picker.
 //!
 //! The cluster worker builds a [`Picker`] whenever the set of READY connections of the chosen priority changes; a
-//! connection that was lost since is skipped by an atomic. drops → locality → endpoint → stream slot, in that order.
+//! connection that was lost since is skipped by an atomic. drops → breaker → locality → endpoint → stream slot, in that
+//! order.
 //! Nothing here knows HTTP, tokio or xDS messages, and nothing here waits.
 
+mod admission;
 pub(crate) mod priority;
 
+pub(crate) use admission::Admission;
+
 use crate::{
+    breaker::Full,
     chunks::Chunks,
     endpoint::{Connection, Endpoint, Slot},
 };
@@ -19,7 +24,15 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// What a cluster answers to "where to?", until the worker publishes the next one.
+/// What calls see of a cluster, until the worker publishes the next one.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    /// Of the leaf that was chosen; none as long as there never was one.
+    pub(crate) admission: Option<Arc<Admission>>,
+    pub(crate) picker: Picker,
+}
+
+/// What a cluster answers to "where to?".
 #[derive(Debug)]
 pub(crate) enum Picker {
     /// Connections are being made: wait for the next picker.
@@ -45,16 +58,27 @@ pub(crate) enum Picked {
     Removed,
     /// Dropped by this category: fail, never retried.
     Dropped(Arc<str>),
+    /// Refused by the circuit breaker: fail, never retried.
+    CircuitOpen(Full),
 }
 
-impl Picker {
+impl Offer {
+    /// Without a circuit breaker.
+    #[cfg(test)]
+    pub(crate) fn open(picker: Picker) -> Self {
+        Self { admission: None, picker }
+    }
+
     /// Chooses. `draw` gives a number below its argument; it is passed in, so that tests decide.
     pub(crate) fn pick(&self, tried: &Tried, draw: &mut impl FnMut(u32) -> u32) -> Picked {
-        match self {
-            Self::Ready(ready) => ready.pick(tried, draw),
-            Self::Wait => Picked::Wait,
-            Self::Fail(reason) => Picked::Fail(Arc::clone(reason)),
-            Self::Removed => Picked::Removed,
+        let admission = self.admission.as_deref();
+        let full = || admission.map_or(Ok(()), Admission::check).err();
+        match &self.picker {
+            // Drops come before the breaker.
+            Picker::Ready(ready) => ready.pick(admission, tried, draw),
+            Picker::Removed => Picked::Removed,
+            Picker::Wait => full().map_or(Picked::Wait, Picked::CircuitOpen),
+            Picker::Fail(reason) => full().map_or_else(|| Picked::Fail(Arc::clone(reason)), Picked::CircuitOpen),
         }
     }
 }
@@ -177,7 +201,7 @@ impl ReadyPicker {
         self
     }
 
-    fn pick(&self, tried: &Tried, draw: &mut impl FnMut(u32) -> u32) -> Picked {
+    fn pick(&self, admission: Option<&Admission>, tried: &Tried, draw: &mut impl FnMut(u32) -> u32) -> Picked {
         // "categories evaluated in order, each with its own random draw" (A27), and only when there is an endpoint.
         if let Some(hit) = self.drops.iter().position(|drop| drop.rate.hit(draw(1_000_000))) {
             if let Some(dropped) = self.dropped.get(hit) {
@@ -185,6 +209,10 @@ impl ReadyPicker {
             }
             return Picked::Dropped(Arc::clone(&self.drops[hit].category));
         }
+        let permit = match admission.map(Admission::enter).transpose() {
+            Ok(permit) => permit,
+            Err(full) => return Picked::CircuitOpen(full),
+        };
         let first = match self.localities.len() {
             1 => 0,
             _ => self.by_weight(draw),
@@ -192,13 +220,15 @@ impl ReadyPicker {
         // The chosen locality, then the others: a connection lost a moment ago must not fail the call.
         let (before, from) = self.localities.split_at(first);
         if tried.first.is_some() {
-            return pick_elsewhere(from.iter().chain(before), tried, draw).map_or(Picked::Wait, Picked::Slot);
+            let elsewhere = pick_elsewhere(from.iter().chain(before), tried, draw);
+            return elsewhere.map_or(Picked::Wait, |slot| Picked::Slot(slot.admitted(permit)));
         }
         for locality in from.iter().chain(before) {
             if let Some(slot) = locality.pick(draw) {
-                return Picked::Slot(slot);
+                return Picked::Slot(slot.admitted(permit));
             }
         }
+        // Whoever waits gives its permit back.
         Picked::Wait
     }
 

@@ -1,8 +1,11 @@
 //! Picks by script: draws are given, so each outcome is exact, and only `random` is judged by its spread.
 
-use super::{Connections, Picked, Picker, ReadyPicker, Tried, Turn};
-use crate::endpoint::{Connection, Endpoint, Slot, tests::connection};
-use mesh_xds::resource::{Addresses, DropOverload, LbPolicy, Millionths};
+use super::{Admission, Connections, Offer, Picked, Picker, ReadyPicker, Tried, Turn};
+use crate::{
+    breaker::{Breaker, Full},
+    endpoint::{Connection, Endpoint, Slot, tests::connection},
+};
+use mesh_xds::resource::{Addresses, CircuitBreakers, DropOverload, LbPolicy, Millionths};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// READY connections, named by letters, each with room for `quota` streams.
@@ -25,9 +28,9 @@ fn chunked((weight, turn, connections): Locality) -> (u32, Turn, Connections) {
     (weight, turn, Arc::new(connections.into_iter().collect()))
 }
 
-fn picker(localities: impl IntoIterator<Item = Locality>) -> Picker {
+fn picker(localities: impl IntoIterator<Item = Locality>) -> Offer {
     let localities = localities.into_iter().map(chunked);
-    Picker::Ready(ReadyPicker::new(Arc::default(), localities).expect("a READY connection"))
+    Offer::open(Picker::Ready(ReadyPicker::new(Arc::default(), localities).expect("a READY connection")))
 }
 
 /// A draw for pickers that need none.
@@ -44,7 +47,7 @@ fn name(slot: &Slot) -> char {
 
 /// Who gets the next call, which ends at once.
 #[track_caller]
-fn next(picker: &Picker, mut draw: impl FnMut(u32) -> u32) -> char {
+fn next(picker: &Offer, mut draw: impl FnMut(u32) -> u32) -> char {
     match picker.pick(&Tried::default(), &mut draw) {
         Picked::Slot(slot) => name(&slot),
         other => panic!("{other:?}"),
@@ -139,7 +142,7 @@ async fn drop_categories_are_tried_in_order_each_with_its_own_draw() {
     };
     let drops = [category("first", 100_000), category("second", 500_000)].as_slice().into();
     let ready = ReadyPicker::new(drops, [chunked((1, round_robin(), connections("a", 9).await))]).expect("READY");
-    let picker = Picker::Ready(ready);
+    let picker = Offer::open(Picker::Ready(ready));
     let outcome = |first, second| {
         let mut draws = [first, second].into_iter();
         match picker.pick(&Tried::default(), &mut |_| draws.next().expect("two categories")) {
@@ -199,5 +202,39 @@ async fn a_retry_goes_to_another_locality_rather_than_to_the_same_endpoint() {
     match picker(localities).pick(&tried(&connections, "a", Some(1)), &mut |_| 0) {
         Picked::Slot(slot) => assert_eq!(name(&slot), 'b'),
         other => panic!("{other:?}"),
+    }
+}
+
+// === Circuit breaker ===
+
+#[tokio::test]
+async fn drops_come_before_the_breaker_and_who_waits_gives_its_place_back() {
+    let half = DropOverload { category: "half".into(), rate: Millionths::from_ratio(1, 2) };
+    let ready = ReadyPicker::new([half].into(), [chunked((1, round_robin(), connections("a", 1).await))]);
+    let counters = Arc::default();
+    let limits = CircuitBreakers { max_requests: Some(1), ..CircuitBreakers::default() };
+    let admission = |limits| Some(Arc::new(Admission::new(Breaker::new(Arc::clone(&counters), limits), None)));
+    let picker = Offer { admission: admission(limits), picker: Picker::Ready(ready.expect("READY")) };
+    let Picked::Slot(slot) = picker.pick(&Tried::default(), &mut |_| 999_999) else { panic!("the first") };
+    assert!(matches!(picker.pick(&Tried::default(), &mut |_| 0), Picked::Dropped(_)), "dropped before it is refused");
+    assert!(matches!(picker.pick(&Tried::default(), &mut |_| 999_999), Picked::CircuitOpen(Full { max: 1 })));
+
+    let wider = CircuitBreakers { max_requests: Some(9), ..limits };
+    let picker = Offer { admission: admission(wider), picker: picker.picker };
+    assert!(matches!(picker.pick(&Tried::default(), &mut |_| 999_999), Picked::Wait), "all streams are taken");
+    assert_eq!(counters.in_use().requests, 1);
+    drop(slot);
+    assert_eq!(counters.in_use().requests, 0);
+}
+
+#[test]
+fn a_breaker_that_is_full_refuses_before_there_is_an_endpoint() {
+    let nothing = CircuitBreakers { max_requests: Some(0), ..CircuitBreakers::default() };
+    for picker in [Picker::Wait, Picker::Fail("none".into())] {
+        let admission = Some(Arc::new(Admission::new(Breaker::new(Arc::default(), nothing), None)));
+        assert!(matches!(
+            Offer { admission, picker }.pick(&Tried::default(), &mut no_draw),
+            Picked::CircuitOpen(Full { max: 0 })
+        ));
     }
 }

@@ -65,6 +65,7 @@ pub(super) struct Routed {
 }
 
 /// What an attempt came to.
+#[expect(clippy::large_enum_variant, reason = "moved twice a call; a box would be an allocation for each response")]
 enum Ended {
     Answered(Answer),
     /// Without a response. `None` if that is not to be repeated, whatever the policy.
@@ -206,7 +207,7 @@ impl Inner {
         let own = deadline::limit(true, &head.headers, &Limits::default()).filter(|_| form == ReplyForm::Grpc);
         let mut deadline = own.map(|limit| Deadline::new(started, limit));
         let mut upload = Some(Upload::new(body, REPLAY_CAP));
-        let (mut retries, mut tried) = (Retries::default(), Tried::default());
+        let (mut retries, mut tried, mut permit) = (Retries::default(), Tried::default(), None);
         loop {
             let routed = within(&mut deadline, self.route(head, form, waits)).await;
             let routed = routed.map_err(|late| late.waiting_for(|| self.shared.missing()))??;
@@ -248,6 +249,12 @@ impl Inner {
                         None
                     }
                     (Verdict::Retry(backoff), Some(upload)) if upload.can_replay() && self.may_retry(form) => {
+                        // From here to the end of its attempt. That of the retry before is free.
+                        drop(permit.take());
+                        permit = routed.backends.retry_permit(form);
+                        if permit.is_none() {
+                            return self.finish(ended, deadline, form);
+                        }
                         upload.rewind();
                         Some(backoff)
                     }

@@ -7,7 +7,7 @@ use super::roster::Place;
 use crate::balance::ReadyPicker;
 use mesh_xds::{
     ResolvedCluster,
-    load::{ClusterLoad, LoadReports},
+    load::{ClusterLoad, DropLoad, LoadReports},
     resource::{LbPolicy, Locality},
 };
 use std::sync::Arc;
@@ -19,6 +19,11 @@ pub(super) struct Loads(Vec<Option<ClusterLoad>>);
 impl Loads {
     pub(super) fn of(leaves: &[&Arc<ResolvedCluster>], reports: &LoadReports) -> Self {
         Self(leaves.iter().map(|leaf| reports.cluster(leaf)).collect())
+    }
+
+    /// Who counts the calls that a leaf's circuit breaker refuses.
+    pub(super) fn refused(&self, leaf: usize) -> Option<DropLoad> {
+        self.0.get(leaf)?.as_ref().map(ClusterLoad::uncategorized)
     }
 
     /// The picker of the priority at `place`, with its counters.

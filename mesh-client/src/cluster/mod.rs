@@ -20,17 +20,18 @@ mod wanted;
 mod worker;
 
 use crate::{
-    balance::{Picked, Picker, Tried},
+    balance::{Admission, Offer, Picked, Picker, Tried},
+    breaker::{self, Full, InUse, RetryPermit, Waiting},
     chunks::Chunks,
     endpoint::{DialOptions, Endpoint, EndpointState, Protocol, Slot},
-    error::Cause,
+    error::{Cause, ReplyForm},
     task::Tasks,
     wakeups::Wakeups,
 };
 use arc_swap::ArcSwap;
 #[cfg(feature = "http1")]
 use mesh_xds::resource::HttpProtocol;
-use mesh_xds::{ClusterConfig, NameFailures, load::LoadReports, resource::ClusterName};
+use mesh_xds::{ClusterConfig, Leaves, NameFailures, load::LoadReports, resource::ClusterName};
 use std::{
     fmt,
     net::SocketAddr,
@@ -44,7 +45,7 @@ use tokio::{sync::watch, task::yield_now};
 pub(crate) struct ClusterOptions {
     pub(crate) dial: Arc<DialOptions>,
     /// `max_pending_requests`: how many calls may wait for a connection at once.
-    pub(crate) max_pending: usize,
+    pub(crate) max_pending: u32,
     /// Where workers and connections run.
     pub(crate) tasks: Tasks,
     /// Where clusters report their load.
@@ -131,6 +132,12 @@ impl Cluster {
         cell.get_or_init(|| worker::spawn(self.name.clone(), protocol, self.config.subscribe(), &self.options))
     }
 
+    /// Calls and retries in flight, of the whole process.
+    pub(crate) fn in_use(&self) -> InUse {
+        let config = &self.config.borrow().config;
+        config.state.iter().flat_map(Leaves::iter).fold(InUse::default(), |sum, leaf| sum + breaker::in_use(leaf))
+    }
+
     /// What the cluster says of its HTTP version, for requests that are not gRPC.
     #[cfg(feature = "http1")]
     pub(crate) fn http_protocol(&self) -> HttpProtocol {
@@ -155,8 +162,8 @@ impl Cluster {
 /// What calls and the worker share: the worker writes, calls read.
 pub(crate) struct Backends {
     cluster: ClusterName,
-    max_pending: usize,
-    picker: ArcSwap<Picker>,
+    max_pending: u32,
+    offer: ArcSwap<Offer>,
     wakeups: Arc<Wakeups>,
     /// The configuration that the published picker reflects.
     applied: watch::Sender<Option<Arc<ClusterConfig>>>,
@@ -209,15 +216,13 @@ impl Backends {
         if let Some(result) = self.try_pick(waits_for_ready, tried) {
             return result;
         }
-        if self.wakeups.waiting() >= self.max_pending {
-            return Err(NoPick::Failed(Cause::TooManyPending { cluster: self.cluster.clone(), max: self.max_pending }));
-        }
+        let _waiting = self.wait_permit()?;
         self.wakeups.wait_unless(|| self.try_pick(waits_for_ready, tried)).await
     }
 
     /// `None` when the call has to wait.
     pub(crate) fn try_pick(&self, waits_for_ready: bool, tried: &Tried) -> Option<Result<Slot, NoPick>> {
-        match self.picker.load().pick(tried, &mut |below| fastrand::u32(..below.max(1))) {
+        match self.offer.load().pick(tried, &mut |below| fastrand::u32(..below.max(1))) {
             Picked::Slot(slot) => Some(Ok(slot)),
             Picked::Wait => None,
             Picked::Fail(_) if waits_for_ready => None,
@@ -226,13 +231,34 @@ impl Backends {
             Picked::Dropped(category) => {
                 Some(Err(NoPick::Failed(Cause::Dropped { cluster: self.cluster.clone(), category })))
             }
+            Picked::CircuitOpen(Full { max }) => {
+                Some(Err(NoPick::Failed(Cause::CircuitOpen { cluster: self.cluster.clone(), max })))
+            }
+        }
+    }
+
+    /// The right to one retry, for as long as its attempt lasts; `None` if it must not be made.
+    pub(crate) fn retry_permit(&self, form: ReplyForm) -> Option<RetryPermit> {
+        // gRPC has no limit of its own (A44); for other HTTP it is 3 (Envoy).
+        let otherwise = (form == ReplyForm::Http).then_some(3);
+        // An offer without a breaker is one that no attempt came from.
+        self.offer.load().admission.as_ref()?.breaker.retry(otherwise)
+    }
+
+    /// The right to wait, as the cluster's circuit breaker says, or else the channel.
+    fn wait_permit(&self) -> Result<Option<Waiting>, NoPick> {
+        let full = |max| NoPick::Failed(Cause::TooManyPending { cluster: self.cluster.clone(), max });
+        match &self.offer.load().admission {
+            Some(admission) => admission.breaker.wait(self.max_pending).map(Some).map_err(|Full { max }| full(max)),
+            None if self.wakeups.waiting() >= self.max_pending as usize => Err(full(self.max_pending)),
+            None => Ok(None),
         }
     }
 
     /// Waits until an endpoint is READY (`Ok`) or the cluster is known to fail (`Err` with the reason).
     pub(crate) async fn settled(&self) -> Result<(), Arc<str>> {
         self.wakeups
-            .wait_unless(|| match &**self.picker.load() {
+            .wait_unless(|| match &self.offer.load().picker {
                 Picker::Ready(_) => Some(Ok(())),
                 Picker::Fail(reason) => Some(Err(Arc::clone(reason))),
                 Picker::Removed => Some(Err("removed".into())),
@@ -243,7 +269,7 @@ impl Backends {
 
     /// What a call that waits for a pick waits for.
     pub(crate) fn missing(&self) -> Arc<str> {
-        let reason = match &**self.picker.load() {
+        let reason = match &self.offer.load().picker {
             Picker::Fail(reason) => Arc::clone(reason),
             Picker::Ready(_) => "no stream is free".into(),
             Picker::Wait | Picker::Removed => "no endpoint is ready".into(),
@@ -251,8 +277,10 @@ impl Backends {
         format!("cluster {:?}: {reason}", self.cluster.as_str()).into()
     }
 
-    fn publish(&self, picker: Picker) {
-        self.picker.store(Arc::new(picker));
+    /// Without a breaker, that of before stays: for retries of calls that it let through.
+    fn publish(&self, picker: Picker, admission: Option<Arc<Admission>>) {
+        let admission = admission.or_else(|| self.offer.load().admission.clone());
+        self.offer.store(Arc::new(Offer { admission, picker }));
         self.wakeups.all();
     }
 

@@ -19,7 +19,7 @@ mod h2;
 
 pub(crate) use connect::{Dial, DialOptions, Keepalive, interleaved};
 
-use crate::{upload::Upload, wakeups::Wakeups};
+use crate::{breaker::Permit, upload::Upload, wakeups::Wakeups};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{request, response, uri::Authority};
@@ -186,7 +186,8 @@ impl Gate {
 impl Connection {
     /// Takes a stream of this connection, if it is open and has one left.
     pub(crate) fn slot(self: &Arc<Self>) -> Option<Slot> {
-        (self.gate.is_open() && self.gate.enter()).then(|| Slot { connection: Arc::clone(self), load: None })
+        let entered = self.gate.is_open() && self.gate.enter();
+        entered.then(|| Slot { connection: Arc::clone(self), load: None, permit: None })
     }
 
     /// Takes no new calls; those in flight finish, then the socket closes.
@@ -208,6 +209,8 @@ pub(crate) struct Slot {
     connection: Arc<Connection>,
     /// Counts the call, if its cluster reports load.
     load: Option<LocalityLoad>,
+    /// The circuit breaker's.
+    permit: Option<Permit>,
 }
 
 impl Slot {
@@ -224,6 +227,12 @@ impl Slot {
     /// The same, to be counted there.
     pub(crate) fn counted(mut self, load: Option<&LocalityLoad>) -> Self {
         self.load = load.cloned();
+        self
+    }
+
+    /// The same, in flight as the circuit breaker counts it.
+    pub(crate) fn admitted(mut self, permit: Option<Permit>) -> Self {
+        self.permit = permit;
         self
     }
 
@@ -277,6 +286,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        // First: whoever waits for the stream wants a permit, too.
+        self.permit = None;
         self.connection.gate.leave();
     }
 }

@@ -7,9 +7,10 @@ mod dns;
 
 use super::*;
 use crate::resource::{
-    Addresses, Cluster, ClusterLoadAssignment, ClusterSpecifier, Discovery, Domain, Endpoint, FilterOverrides, Forward,
-    Health, HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind, Locality, PathMatch,
-    Received, Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket, VirtualHost,
+    Addresses, CircuitBreakers, Cluster, ClusterLoadAssignment, ClusterSpecifier, Discovery, Domain, Endpoint,
+    FilterOverrides, Forward, Health, HttpConnectionManager, HttpProtocol, Invalid, LbPolicy, Listener, ListenerKind,
+    Locality, PathMatch, Received, Resource, Route, RouteAction, RouteConfig, RouteMatch, RouteSource, TransportSocket,
+    VirtualHost,
 };
 use crate::{
     Bootstrap, InProcess,
@@ -209,7 +210,7 @@ fn cluster(name: &str, service: &str) -> Resource {
         lb_policy: LbPolicy::RoundRobin,
         transport_socket: TransportSocket::Plaintext,
         http_protocol: HttpProtocol::Unspecified,
-        max_requests: None,
+        circuit_breakers: CircuitBreakers::default(),
         load_reporting: None,
         connect_timeout: None,
     }))

@@ -1,7 +1,7 @@
 //! A88's table, a test per row, and what the states mean.
 
 use super::*;
-use crate::resource::{Cluster, Discovery, HttpProtocol, Invalid, LbPolicy, TransportSocket};
+use crate::resource::{CircuitBreakers, Cluster, Discovery, HttpProtocol, Invalid, LbPolicy, TransportSocket};
 use std::time::Duration;
 
 const KIND: Kind = Kind::Cluster;
@@ -17,7 +17,7 @@ fn value(max_requests: u32) -> Resource {
         lb_policy: LbPolicy::RoundRobin,
         transport_socket: TransportSocket::Plaintext,
         http_protocol: HttpProtocol::Unspecified,
-        max_requests: Some(max_requests),
+        circuit_breakers: CircuitBreakers { max_requests: Some(max_requests), ..CircuitBreakers::default() },
         load_reporting: None,
         connect_timeout: None,
     }))

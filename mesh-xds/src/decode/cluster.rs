@@ -2,6 +2,7 @@
 
 use super::{
     basics::{ads_or_self, duration, optional_duration, type_name, unpack},
+    circuit_breakers::circuit_breakers,
     dns::{dns_cluster, logical_dns, strict_dns},
     endpoints::inline_endpoints,
     lb_policy::lb_policy,
@@ -20,7 +21,7 @@ use envoy_types::pb::{
                 self as pb,
                 cluster::{ClusterDiscoveryType, ClusterProtocolSelection, CustomClusterType, DiscoveryType},
             },
-            core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority},
+            core::v3::HttpProtocolOptions as CommonOptions,
         },
         extensions::{
             clusters::{aggregate::v3::ClusterConfig as AggregateConfig, dns::v3::DnsCluster},
@@ -49,10 +50,7 @@ pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Clu
         scope.ignore("outlier_detection", "outlier detection is not supported yet: has no effect");
         scope.within("outlier_detection", |scope| outlier_detection(detection, scope))?;
     }
-    let max_requests = match &cluster.circuit_breakers {
-        Some(breakers) => scope.within("circuit_breakers", |scope| circuit_breakers(breakers, scope))?,
-        None => None,
-    };
+    let circuit_breakers = circuit_breakers(&cluster, scope)?;
     let connect_timeout = optional_duration(cluster.connect_timeout, "connect_timeout", scope)?;
     let name = ClusterName::new(canonical(&cluster.name));
     Ok(Cluster {
@@ -61,7 +59,7 @@ pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Clu
         lb_policy,
         transport_socket,
         http_protocol,
-        max_requests,
+        circuit_breakers,
         load_reporting,
         connect_timeout: connect_timeout.filter(|timeout| *timeout > Duration::ZERO),
     })
@@ -237,40 +235,7 @@ fn common_options(options: Option<&CommonOptions>, scope: &mut Scope<'_>) -> Res
     })
 }
 
-// === Limits and reports ===
-
-// "first thresholds[] with priority DEFAULT, max_requests only" - A32
-fn circuit_breakers(breakers: &pb::CircuitBreakers, scope: &mut Scope<'_>) -> Result<Option<u32>, Invalid> {
-    for (index, thresholds) in breakers.per_host_thresholds.iter().enumerate() {
-        scope.at("per_host_thresholds", index, |scope| match thresholds.max_connections {
-            // "max_connections = 0" is refused (A105).
-            Some(UInt32Value { value: 0 }) => Err(scope.invalid_at("max_connections", "must be at least 1")),
-            Some(_) => {
-                scope.unsupported(&[(true, "max_connections")]);
-                Ok(())
-            }
-            None => Ok(()),
-        })?;
-    }
-    let default = RoutingPriority::Default as i32;
-    let first = breakers.thresholds.iter().enumerate().find(|(_, thresholds)| thresholds.priority == default);
-    Ok(first.and_then(|(index, thresholds)| {
-        scope.at("thresholds", index, |scope| {
-            if thresholds.max_requests.is_some() {
-                scope.ignore("max_requests", "circuit breaking is not supported yet: has no effect");
-            }
-            scope.unsupported(&[
-                (thresholds.max_connections.is_some(), "max_connections"),
-                (thresholds.max_pending_requests.is_some(), "max_pending_requests"),
-                (thresholds.max_retries.is_some(), "max_retries"),
-                (thresholds.retry_budget.is_some(), "retry_budget"),
-                (thresholds.max_connection_pools.is_some(), "max_connection_pools"),
-                (thresholds.track_remaining, "track_remaining"),
-            ]);
-        });
-        thresholds.max_requests.map(|max| max.value)
-    }))
-}
+// === Outlier detection and reports ===
 
 // "durations invalid or negative; max_ejection_percent, enforcing_*, failure_percentage_threshold > 100" are refused
 // (A50).

@@ -7,6 +7,7 @@
 #![expect(deprecated, reason = "istiod and others still send the deprecated fields, and they are part of the contract")]
 
 mod basics;
+mod circuit_breakers;
 mod cluster;
 mod dns;
 mod endpoints;

@@ -89,7 +89,7 @@ fn cluster(previous: &Arc<Cluster>, new: Arc<Cluster>) -> Arc<Cluster> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{Domain, FilterOverrides, HttpProtocol, LbPolicy, TransportSocket};
+    use crate::resource::{CircuitBreakers, Domain, FilterOverrides, HttpProtocol, LbPolicy, TransportSocket};
 
     fn host(name: &str, domain: &str) -> Arc<VirtualHost> {
         let domains = vec![Domain::Exact(domain.to_owned())];
@@ -172,7 +172,7 @@ mod tests {
                 lb_policy: LbPolicy::RoundRobin,
                 transport_socket: TransportSocket::Plaintext,
                 http_protocol: HttpProtocol::Unspecified,
-                max_requests,
+                circuit_breakers: CircuitBreakers { max_requests, ..CircuitBreakers::default() },
                 load_reporting: None,
                 connect_timeout: None,
             })
@@ -184,6 +184,6 @@ mod tests {
         let (Discovery::Static(before), Discovery::Static(after)) = (&old.discovery, &new.discovery) else {
             panic!("not static")
         };
-        assert!(new.max_requests == Some(1) && Arc::ptr_eq(before, after));
+        assert!(new.circuit_breakers.max_requests == Some(1) && Arc::ptr_eq(before, after));
     }
 }

@@ -87,6 +87,11 @@ impl ClusterLoad {
     pub fn category(&self, category: &Arc<str>) -> DropLoad {
         self.reporter.books().category(&self.key, category)
     }
+
+    /// The counter of drops without a category, those of a circuit breaker (A32): part of the total, and of nothing else.
+    pub fn uncategorized(&self) -> DropLoad {
+        self.category(&Arc::default())
+    }
 }
 
 impl Drop for ClusterLoad {

@@ -268,7 +268,8 @@ fn cluster_stats(report: ClusterReport) -> ClusterStats {
         cluster_service_name: report.service.map(|name| name.to_string()).unwrap_or_default(),
         upstream_locality_stats: report.localities.into_iter().map(locality_stats).collect(),
         total_dropped_requests: report.dropped.values().sum(),
-        dropped_requests: report.dropped.into_iter().map(dropped).collect(),
+        // What has no category is part of the total only (A32).
+        dropped_requests: report.dropped.into_iter().filter(|(name, _)| !name.is_empty()).map(dropped).collect(),
         load_report_interval: Some(protobuf::Duration {
             seconds: i64::try_from(report.elapsed.as_secs()).unwrap_or(i64::MAX),
             // Below 10^9.

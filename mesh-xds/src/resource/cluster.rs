@@ -1,6 +1,6 @@
 //! CDS: a service's clusters (A27, A29, A32, A37, A50, A52).
 
-use super::{ClusterLoadAssignment, DnsFamily, DnsName, LbPolicy, LoadReporting, TransportSocket};
+use super::{CircuitBreakers, ClusterLoadAssignment, DnsFamily, DnsName, LbPolicy, LoadReporting, TransportSocket};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Name of a Cluster resource. Cheap to clone.
@@ -61,8 +61,8 @@ pub struct Cluster {
     pub transport_socket: TransportSocket,
     /// From `typed_extension_protocol_options` (`HttpProtocolOptions`).
     pub http_protocol: HttpProtocol,
-    /// `circuit_breakers.thresholds[DEFAULT].max_requests` (A32), in calls at once. Validated; has no effect yet.
-    pub max_requests: Option<u32>,
+    /// The first of `circuit_breakers.thresholds` with priority DEFAULT.
+    pub circuit_breakers: CircuitBreakers,
     /// `lrs_server`, if load is reported.
     pub load_reporting: Option<LoadReporting>,
     /// `connect_timeout`, if set and positive; otherwise the channel's holds.

@@ -6,6 +6,7 @@
 //!
 //! This room does NOT decode, cache or fetch anything.
 
+mod circuit_breakers;
 mod cluster;
 mod custom_filter;
 mod dns;
@@ -24,6 +25,7 @@ mod retry;
 mod route;
 mod tls;
 
+pub use circuit_breakers::*;
 pub use cluster::*;
 pub use custom_filter::{CustomFilter, FilterConfig, FilterType};
 pub use dns::*;

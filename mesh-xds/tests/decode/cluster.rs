@@ -1,7 +1,10 @@
 //! Clusters.
 
 use super::{received, reports};
-use mesh_xds::resource::{Cluster, Discovery, DnsFamily, HttpProtocol, Kind, LbPolicy, Resource, TransportSocket};
+use mesh_xds::resource::{
+    CircuitBreakers, Cluster, Discovery, DnsFamily, HttpProtocol, Kind, LbPolicy, Resource, RetryBudget,
+    TransportSocket,
+};
 use std::{sync::Arc, time::Duration};
 
 fn cluster(yaml: &str) -> (Arc<Cluster>, Vec<String>) {
@@ -307,14 +310,31 @@ fn the_http_version_comes_from_new_and_old_fields() {
 }
 
 #[test]
-fn the_first_default_threshold_limits_requests() {
+fn the_first_default_thresholds_are_the_limits() {
     let (cluster, reports) = cluster(&format!(
         "{EDS}connect_timeout: 0.25s\ncircuit_breakers: {{thresholds: [{{priority: HIGH, max_requests: 1}}, \
-         {{max_requests: 0, max_connections: 5}}, {{max_requests: 3}}]}}"
+         {{max_requests: 0, max_pending_requests: 7, max_retries: 4, track_remaining: true}}, {{max_requests: 3}}]}}"
     ));
-    assert_eq!(cluster.max_requests, Some(0));
+    let limits = CircuitBreakers {
+        max_requests: Some(0),
+        max_pending_requests: Some(7),
+        max_retries: Some(4),
+        retry_budget: None,
+    };
+    assert_eq!(cluster.circuit_breakers, limits);
     assert_eq!(cluster.connect_timeout, Some(Duration::from_millis(250)));
-    let reported = |field: &str| format!("circuit_breakers.thresholds[1].{field}: ");
-    assert_eq!(reports.len(), 2, "the thresholds that do not count are not reported: {reports:?}");
-    assert!(reports[0].starts_with(&reported("max_requests")) && reports[1].starts_with(&reported("max_connections")));
+    assert_eq!(reports.len(), 1, "the thresholds that do not count are not reported: {reports:?}");
+    assert!(reports[0].starts_with("circuit_breakers.thresholds[1].track_remaining: "), "{reports:?}");
+}
+
+#[test]
+fn a_retry_budget_has_envoys_defaults() {
+    for (fields, percent, min_concurrency) in
+        [("{}", 20.0, 3), ("{budget_percent: {value: 0.5}, min_retry_concurrency: 0}", 0.5, 0)]
+    {
+        let (cluster, reports) =
+            cluster(&format!("{EDS}circuit_breakers: {{thresholds: [{{retry_budget: {fields}}}]}}"));
+        assert_eq!(cluster.circuit_breakers.retry_budget, Some(RetryBudget { percent, min_concurrency }), "{fields}");
+        assert_eq!(reports, [""; 0]);
+    }
 }

@@ -80,6 +80,7 @@ fn all() -> impl Iterator<Item = &'static Feature> {
         crate::headers::FEATURES,
         crate::balancing::FEATURES,
         crate::clusters::FEATURES,
+        crate::circuit_breaking::FEATURES,
         crate::aggregate::FEATURES,
         crate::deadlines::FEATURES,
         crate::retries::FEATURES,

@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{
     balance::{
-        Connections, Picker, ReadyPicker,
+        Admission, Connections, Offer, Picker, ReadyPicker,
         priority::{ConnectivityState, Priorities},
     },
+    breaker::{self, Breaker},
     endpoint::{ConnectionEvent, Dial, DialOptions, Protocol},
     task::{OnAbort, supervised},
     wakeups::Wakeups,
@@ -32,6 +33,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use mesh_xds::{
     ClusterConfig, Leaves, Limiter, ResolvedCluster,
+    load::DropLoad,
     resource::{ClusterName, Discovery},
 };
 use std::{
@@ -62,7 +64,8 @@ pub(super) fn spawn(
     let backends = Arc::new(Backends {
         cluster: name.clone(),
         max_pending: options.max_pending,
-        picker: ArcSwap::from_pointee(Picker::Wait),
+        // Limits hold from the first call on, before the worker had its first turn.
+        offer: ArcSwap::from_pointee(Offer { admission: first_admission(&updates), picker: Picker::Wait }),
         wakeups: Arc::new(Wakeups::default()),
         applied: watch::Sender::new(None),
         roster: ArcSwap::default(),
@@ -75,12 +78,23 @@ pub(super) fn spawn(
     });
     let shared = Arc::clone(&backends);
     // Also where the runtime has ended before, so that there never is a worker.
-    let aborted = OnAbort::new(move || shared.publish(orphaned()));
+    let aborted = OnAbort::new(move || shared.publish(orphaned(), None));
     tasks.spawn(async move {
         work.await;
         aborted.disarm();
     });
     backends
+}
+
+fn admission(leaf: &ResolvedCluster, refused: Option<DropLoad>) -> Arc<Admission> {
+    let breaker = Breaker::new(breaker::counters(leaf), leaf.cluster.circuit_breakers);
+    Arc::new(Admission::new(breaker, refused))
+}
+
+/// Of the leaf that is likely to be chosen.
+fn first_admission(updates: &watch::Receiver<Update>) -> Option<Arc<Admission>> {
+    let config = &updates.borrow().config;
+    config.state.as_ref().ok().map(|leaves| admission(&leaves.first, None))
 }
 
 /// Of a worker whose runtime was shut down under it. Nobody else will connect: calls must not wait for ever.
@@ -123,6 +137,8 @@ struct Worker {
     /// How endpoints of each leaf are dialled.
     leaves: Vec<(ClusterName, Arc<DialOptions>)>,
     loads: Loads,
+    /// The circuit breaker of each leaf.
+    admissions: Vec<Arc<Admission>>,
     roster: Roster,
     priorities: Priorities<Child>,
     /// Waiting for a dial slot, oldest first. Ids of endpoints that are gone are skipped.
@@ -150,6 +166,7 @@ impl Worker {
             config,
             leaves: Vec::new(),
             loads: Loads::default(),
+            admissions: Vec::new(),
             roster: Roster::default(),
             priorities: Priorities::default(),
             queue: VecDeque::new(),
@@ -231,6 +248,8 @@ impl Worker {
         self.leaves = leaves.iter().map(|leaf| (leaf.cluster.name.clone(), options(leaf))).collect();
         // The new ones come before the old ones go: a stream does not end for an update.
         self.loads = Loads::of(&leaves, &self.options.loads);
+        let admission = |(index, leaf): (usize, &&Arc<ResolvedCluster>)| admission(leaf, self.loads.refused(index));
+        self.admissions = leaves.iter().enumerate().map(admission).collect();
         self.dials -= self.roster.update(leaves);
         let (now, count) = (Instant::now(), self.roster.priorities());
         for priority in 0..count {
@@ -382,7 +401,9 @@ impl Worker {
                 }
             }
         };
-        self.shared.publish(picker);
+        let leaf = self.roster.place(position).map(|place| place.leaf);
+        let admission = leaf.and_then(|leaf| self.admissions.get(leaf)).map(Arc::clone);
+        self.shared.publish(picker, admission);
         self.published = Some(key);
         self.shared.applied.send_if_modified(|applied| {
             let changed = !applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, &self.config));
@@ -417,12 +438,13 @@ fn stale(event: ConnectionEvent) {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared.publish(match self.last_word.take() {
+        let last_word = match self.last_word.take() {
             Some(last_word) => last_word,
             // It starts again in a moment: calls wait for that.
             None if std::thread::panicking() => Picker::Wait,
             None => orphaned(),
-        });
+        };
+        self.shared.publish(last_word, None);
     }
 }
 

@@ -14,8 +14,8 @@ use crate::{
 use mesh_xds::{
     load::LoadReports,
     resource::{
-        Addresses, Cluster, ClusterLoadAssignment, Discovery, DropOverload, Endpoint, Health, HttpProtocol, LbPolicy,
-        Locality, LocalityId, Millionths, TransportSocket,
+        Addresses, CircuitBreakers, Cluster, ClusterLoadAssignment, Discovery, DropOverload, Endpoint, Health,
+        HttpProtocol, LbPolicy, Locality, LocalityId, Millionths, TransportSocket,
     },
 };
 use std::net::SocketAddr;
@@ -68,7 +68,7 @@ fn resolved(lb_policy: LbPolicy, transport_socket: TransportSocket, endpoints: C
         lb_policy,
         transport_socket,
         http_protocol: HttpProtocol::default(),
-        max_requests: None,
+        circuit_breakers: CircuitBreakers::default(),
         load_reporting: None,
         connect_timeout: None,
     };
@@ -103,7 +103,7 @@ impl Script {
         let shared = Arc::new(Backends {
             cluster: config.name.clone(),
             max_pending: 10,
-            picker: ArcSwap::from_pointee(Picker::Wait),
+            offer: ArcSwap::from_pointee(Offer::open(Picker::Wait)),
             wakeups: Arc::default(),
             applied: watch::Sender::new(None),
             roster: ArcSwap::default(),
@@ -221,7 +221,7 @@ impl Script {
     }
 
     fn pick(&self) -> Picked {
-        self.worker.shared.picker.load().pick(&Tried::default(), &mut |below| fastrand::u32(..below.max(1)))
+        self.worker.shared.offer.load().pick(&Tried::default(), &mut |below| fastrand::u32(..below.max(1)))
     }
 
     fn slot(&self) -> Option<Slot> {
@@ -521,7 +521,7 @@ async fn a_worker_whose_runtime_ended_fails_calls() {
     let script = Script::round_robin("a");
     let shared = Arc::clone(&script.worker.shared);
     drop(script);
-    assert!(matches!(&**shared.picker.load(), Picker::Fail(reason) if reason.contains("runtime")));
+    assert!(matches!(&shared.offer.load().picker, Picker::Fail(reason) if reason.contains("runtime")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -531,6 +531,6 @@ async fn a_worker_whose_cluster_left_the_routes_sends_calls_to_be_routed_again()
     let shared = Arc::clone(&script.worker.shared);
     script.worker.last_word = Some(Picker::Removed);
     drop(script);
-    assert!(matches!(&**shared.picker.load(), Picker::Removed));
+    assert!(matches!(&shared.offer.load().picker, Picker::Removed));
     assert!(a.slot().is_none(), "its connections are retired");
 }

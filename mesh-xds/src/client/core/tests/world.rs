@@ -4,10 +4,10 @@
 //! NOT say what of it is told to whom.
 
 use crate::resource::{
-    Addresses, Cluster, ClusterLoadAssignment, ClusterName, ClusterSpecifier, Discovery, DnsFamily, DnsName,
-    DnsRefresh, Domain, Endpoint, FilterOverrides, Forward, Health, HttpConnectionManager, HttpProtocol, Invalid, Kind,
-    LbPolicy, Listener, ListenerKind, Locality, PathMatch, Resource, Route, RouteAction, RouteConfig, RouteMatch,
-    RouteSource, TransportSocket, VirtualHost,
+    Addresses, CircuitBreakers, Cluster, ClusterLoadAssignment, ClusterName, ClusterSpecifier, Discovery, DnsFamily,
+    DnsName, DnsRefresh, Domain, Endpoint, FilterOverrides, Forward, Health, HttpConnectionManager, HttpProtocol,
+    Invalid, Kind, LbPolicy, Listener, ListenerKind, Locality, PathMatch, Resource, Route, RouteAction, RouteConfig,
+    RouteMatch, RouteSource, TransportSocket, VirtualHost,
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -102,7 +102,7 @@ pub(super) fn resource(kind: Kind, name: &str, number: u32) -> Result<Resource, 
             lb_policy: LbPolicy::RoundRobin,
             transport_socket: TransportSocket::Plaintext,
             http_protocol: HttpProtocol::Unspecified,
-            max_requests: Some(number),
+            circuit_breakers: CircuitBreakers { max_requests: Some(number), ..CircuitBreakers::default() },
             connect_timeout: None,
             load_reporting: None,
         })),
