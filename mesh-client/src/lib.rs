@@ -50,6 +50,13 @@ pub mod testing;
 mod upload;
 mod wakeups;
 
+/// Circuit breaking: on any service, by [`CircuitBreakerLayer`](circuit_breaking::CircuitBreakerLayer), with the rules that the
+/// mesh has from the control plane (A32).
+pub mod circuit_breaking {
+    pub use crate::breaker::{CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture, CircuitBreakerLayer};
+    pub use mesh_xds::resource::CircuitBreakers;
+}
+
 /// Fault injection: on any service, by [`FaultLayer`](fault::FaultLayer), with the rules that the mesh has from the control
 /// plane (A33).
 pub mod fault {

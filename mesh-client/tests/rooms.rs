@@ -85,6 +85,7 @@ const ROOMS: &[Room] = &[
             "crate::deadline",
             "crate::endpoint",
             "crate::error",
+            "crate::reply",
             "crate::idle",
             "crate::load",
             "crate::retry",

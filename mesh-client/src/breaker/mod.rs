@@ -10,8 +10,10 @@
 //! The counts outlive configurations: a lower limit refuses calls until enough of those in flight have ended. All of it
 //! is atomics, and no call allocates for it. Who is refused, and what a refused call is told, is NOT known here.
 
+mod layer;
 mod registry;
 
+pub use layer::{CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture, CircuitBreakerLayer};
 pub(crate) use registry::{counters, in_use};
 
 use mesh_xds::resource::CircuitBreakers;
