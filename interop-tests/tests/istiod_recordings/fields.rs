@@ -23,6 +23,12 @@ const SAID_ALREADY: &[(Kind, &str, &str)] = &[
     (Kind::RouteConfig, "virtual_hosts.routes.match.case_sensitive", "true, as if it were not set"),
     (Kind::RouteConfig, "virtual_hosts.routes.match.headers.string_match.safe_regex.google_re2", "the only engine"),
     (Kind::RouteConfig, "virtual_hosts.routes.match.safe_regex.google_re2", "the only engine"),
+    (Kind::RouteConfig, "virtual_hosts.routes.route.retry_policy.retry_host_predicate.name", "its type says the same"),
+    (
+        Kind::RouteConfig,
+        "virtual_hosts.routes.route.retry_policy.retry_host_predicate.typed_config",
+        "its name says the same",
+    ),
     (Kind::Cluster, "common_lb_config.healthy_panic_threshold", "0: no panic, and we have none"),
     (Kind::Cluster, "common_lb_config.locality_weighted_lb_config", "localities are always weighted"),
     (Kind::Cluster, "eds_cluster_config.eds_config.resource_api_version", "V3, and there is no other"),
