@@ -26,6 +26,7 @@ pub(super) const GRPC_BACK_OFF: &str = "grpc-back-off";
 /// In the order in which they are applied.
 pub(super) const CLASSES: &[Class] = &[
     Class { name: "grpc-deadline", rewrite: grpc_deadline },
+    Class { name: "delay-in-deadline", rewrite: delay_in_deadline },
     Class { name: "grpc-try-timeout", rewrite: grpc_try_timeout },
     Class { name: "grpc-retries", rewrite: grpc_retries },
     Class { name: "transparent-retry", rewrite: transparent_retry },
@@ -75,6 +76,18 @@ fn grpc_deadline(case: &mut Case) {
     }
     if case.route["timeout"].is_string() {
         case.route["timeout"] = "0s".into();
+    }
+}
+
+/// The time of an injected delay is part of the call's, for HTTP as for gRPC: who is late before the delay is over is late.
+fn delay_in_deadline(case: &mut Case) {
+    let time = |value: &Value| value.as_str().and_then(millis).filter(|millis| *millis > 0);
+    let (delay, limit) = (time(&case.fault["delay"]["fixed_delay"]), time(&case.route["timeout"]));
+    if let (Some(delay), Some(limit), false) = (delay, limit, is_grpc(case))
+        && delay > limit
+    {
+        case.fault["delay"]["fixed_delay"] = case.route["timeout"].clone();
+        case.fault["abort"] = json!({ "http_status": 504, "percentage": { "numerator": 100 } });
     }
 }
 

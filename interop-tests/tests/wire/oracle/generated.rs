@@ -23,6 +23,7 @@ const FEATURES: &[(&str, Make)] = &[
     ("plain", plain),
     ("try-timeout", try_timeout),
     ("back-off", back_off),
+    ("fault", fault),
 ];
 
 pub(super) fn cases(dice: &mut Rng, count: usize) -> Vec<Case> {
@@ -195,4 +196,33 @@ fn back_off(dice: &mut Rng, name: String) -> Case {
         json!({ "base_interval": interval(backoff.base), "max_interval": interval(backoff.max) });
     let case = Case::new(name, [call(is_grpc, acts)]).route(json!({ "retry_policy": policy }));
     Case { backoff: Some(backoff), ..case.endpoints(dice.usize(1..4)) }
+}
+
+// === Faults ===
+
+/// A delay, an abort or both, for all calls or for none; by configuration or because the request asks for it.
+fn fault(dice: &mut Rng, name: String) -> Case {
+    let is_grpc = dice.bool();
+    let percent = |dice: &mut Rng| json!({ "numerator": any(dice, &[0, 100, 100]) });
+    let mut fault = json!({});
+    let mut call = call(is_grpc, vec![success(is_grpc).after(0)]);
+    match dice.usize(..4) {
+        0 => fault["delay"] = json!({ "fixed_delay": "0.4s", "percentage": percent(dice) }),
+        1 => {
+            fault["delay"] = json!({ "header_delay": {}, "percentage": percent(dice) });
+            call = call.header("x-envoy-fault-delay-request", any(dice, &["400", "0", "-1", "400.5"]));
+        }
+        _ => {}
+    }
+    let status = any(dice, &[400, 403, 404, 418, 429, 500, 502, 503, 504]);
+    match dice.usize(..4) {
+        0 => fault["abort"] = json!({ "http_status": status, "percentage": percent(dice) }),
+        1 if is_grpc => fault["abort"] = json!({ "grpc_status": dice.u8(1..17), "percentage": percent(dice) }),
+        2 => {
+            fault["abort"] = json!({ "header_abort": {}, "percentage": percent(dice) });
+            call = call.header("x-envoy-fault-abort-request", status);
+        }
+        _ => {}
+    }
+    Case { fault, ..Case::new(name, [call]) }
 }

@@ -278,12 +278,16 @@ fn api_listener() -> Value {
 
 fn manager() -> Value {
     let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    let filters = json!([
+        { "name": "fault", "typed_config": { "@type": FAULT } },
+        { "name": "router", "typed_config": { "@type": router } },
+    ]);
     json!({
         "@type":
             "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "oracle",
         "rds": { "route_config_name": SERVICE, "config_source": { "ads": {}, "resource_api_version": "V3" } },
-        "http_filters": [{ "name": "router", "typed_config": { "@type": router } }],
+        "http_filters": filters,
     })
 }
 
