@@ -40,6 +40,7 @@ mod istiod;
 mod istiod_replay;
 mod istiod_scenarios;
 mod istiod_sidecars;
+mod leaks;
 mod load;
 mod load_reports;
 mod mesh;
