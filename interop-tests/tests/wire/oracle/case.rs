@@ -160,7 +160,7 @@ pub(super) struct Got {
     pub(super) grpc: Option<u16>,
     /// Which attempt was answered; none if the answer is the client's, or the proxy's.
     pub(super) attempt: Option<usize>,
-    /// `x-envoy-overloaded` is there.
+    /// `x-envoy-overloaded` is there, in an answer that is not gRPC's.
     pub(super) overloaded: bool,
     /// The response came to its end.
     pub(super) whole: bool,

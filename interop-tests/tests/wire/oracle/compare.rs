@@ -3,7 +3,7 @@
 //! Instants are compared by class: two gaps are alike if both are short, or both about as long. Delays with jitter are
 //! compared as shares of what they may be at most, all of them together. It does NOT know reasons.
 
-use super::case::{Case, Compared, Got, Seen};
+use super::case::{Case, Compared, Got, Seen, Stand};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A gap that is shorter is none: the machine may be busy.
@@ -52,6 +52,10 @@ fn of_call(case: &Case, envoy: &Seen, ours: &Seen) -> Option<String> {
         return Some(format!("results {:?} and {:?}", envoy.got, ours.got));
     }
     let last = envoy.gaps.len() - 1;
+    // When the gate opens is the pace of the calls beside it.
+    if envoy.stand == Some(Stand::Held) {
+        return None;
+    }
     let unlike = (0..=last).find(|&gap| {
         let jittered = case.backoff.is_some() && gap > 0 && gap < last;
         !jittered && !alike(envoy.gaps[gap], ours.gaps[gap])

@@ -24,6 +24,7 @@ const FEATURES: &[(&str, Make)] = &[
     ("try-timeout", try_timeout),
     ("back-off", back_off),
     ("fault", fault),
+    ("breaker", breaker),
 ];
 
 pub(super) fn cases(dice: &mut Rng, count: usize) -> Vec<Case> {
@@ -225,4 +226,22 @@ fn fault(dice: &mut Rng, name: String) -> Case {
         _ => {}
     }
     Case { fault, ..Case::new(name, [call]) }
+}
+
+// === Breakers ===
+
+/// Calls that are under way at once, more of them than there may be, and some that are repeated.
+fn breaker(dice: &mut Rng, name: String) -> Case {
+    let is_grpc = dice.bool();
+    let failure = if is_grpc { Answer::grpc(Grpc::TrailersOnly(14)) } else { Answer::status(503) };
+    let call = |dice: &mut Rng| match dice.usize(..3) {
+        0 => call(is_grpc, vec![failure.clone().after(0), Act::Gate]),
+        _ => call(is_grpc, vec![Act::Gate]),
+    };
+    let calls: Vec<_> = (0..dice.usize(3..8)).map(|_| call(dice)).collect();
+    let thresholds = json!({ "max_requests": dice.u32(1..7), "max_retries": dice.u32(0..4) });
+    let policy = policy(dice, &["5xx", "unavailable"], 2);
+    let case = Case::new(name, calls).route(json!({ "retry_policy": policy })).endpoints(dice.usize(1..4));
+    let together = case.calls.len() - 1;
+    Case { together, cluster: json!({ "circuit_breakers": { "thresholds": [thresholds] } }), ..case }
 }

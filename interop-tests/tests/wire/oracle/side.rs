@@ -106,7 +106,8 @@ impl Got {
             status: Some(head.status().as_u16()),
             grpc: trailers_only.or_else(|| number(trailers, "grpc-status").filter(|_| whole)),
             attempt,
-            overloaded: headers.contains_key("x-envoy-overloaded"),
+            // gRPC has its status for that.
+            overloaded: !grpc && headers.contains_key("x-envoy-overloaded"),
             whole,
         }
     }

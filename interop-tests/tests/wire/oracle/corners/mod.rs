@@ -2,6 +2,7 @@
 //!
 //! A case's name says what it is about. It does NOT say what is expected: the sides are compared with each other.
 
+mod breakers;
 mod failures;
 mod faults;
 mod limits;
@@ -14,10 +15,17 @@ use super::{
 use serde_json::{Value, json};
 
 pub(super) fn cases() -> Vec<Case> {
-    [limits::limits(), failures::failures(), failures::turns(), retries::retries(), faults::faults()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        limits::limits(),
+        failures::failures(),
+        failures::turns(),
+        retries::retries(),
+        faults::faults(),
+        breakers::breakers(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn ok() -> Act {
