@@ -40,6 +40,7 @@ mod http_client;
 mod idle;
 mod load;
 mod mesh;
+mod outlier;
 mod reply;
 pub mod retry;
 pub mod route;
@@ -68,6 +69,11 @@ pub mod fault {
 /// plane (A31; Envoy's `timeout`).
 pub mod timeout {
     pub use crate::deadline::{Timeout, TimeoutBody, TimeoutFuture, TimeoutLayer, Timeouts};
+}
+
+/// Outlier detection in a program's own words, for clusters whose control plane does not speak of it (A50).
+pub mod outlier_detection {
+    pub use mesh_xds::resource::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 }
 
 pub use builder::{ChannelBuilder, MeshBuilder};

@@ -1,11 +1,17 @@
-//! One attempt in the books of load reports (LRS): from the pick to the end of the response body.
+//! One attempt in the books of load reports (LRS) and of outlier detection (A50): from the pick to the end of the response
+//! body.
 //!
-//! Where the cluster reports no load this is a `None` that is looked at: no count, no clock, no allocation. What counts as a
-//! success is decided here and nowhere else; what becomes of the counts is NOT known.
+//! Where the cluster has neither, these are two `None`s that are looked at: no count, no clock, no allocation. What counts as
+//! a success is decided here and nowhere else; what becomes of the counts is NOT known.
 
-use crate::error::ReplyForm;
+use crate::{
+    endpoint::{Endpoint, SendFailure, Slot},
+    error::ReplyForm,
+    outlier::{Ending, http_status_of},
+};
 use http::{HeaderMap, StatusCode, response};
 use mesh_xds::load::{CallLoad, LocalityLoad};
+use std::sync::Arc;
 
 /// The trailer with the outcome of a gRPC call.
 const GRPC_STATUS: &str = "grpc-status";
@@ -15,41 +21,90 @@ const GRPC_STATUS: &str = "grpc-status";
 #[derive(Debug)]
 pub(crate) struct Attempt {
     load: Option<CallLoad>,
+    /// Of a cluster that detects outliers.
+    endpoint: Option<Arc<Endpoint>>,
+    /// Until the endpoint was told.
+    is_open: bool,
     form: ReplyForm,
 }
 
 impl Attempt {
-    /// Begins one, with the counters of the locality that was picked.
-    pub(crate) fn begin(load: Option<LocalityLoad>, form: ReplyForm) -> Self {
-        Self { load: load.map(LocalityLoad::start), form }
+    /// Begins one, with the counters of the locality and the endpoint that were picked.
+    pub(crate) fn begin(slot: &mut Slot, form: ReplyForm) -> Self {
+        Self { load: slot.take_load().map(LocalityLoad::start), endpoint: slot.watched(), is_open: true, form }
     }
 
     /// The response's head is here.
     pub(crate) fn head(&mut self, head: &response::Parts, is_whole: bool) {
-        let Some(load) = &mut self.load else { return };
         match self.form {
             // Trailers-only: the head is the trailers.
             ReplyForm::Grpc if is_whole => self.trailers(&head.headers),
             // gRPC's outcome is in the trailers.
             ReplyForm::Grpc => {}
-            // As in Envoy: errors are the server's errors; 4xx is an answer.
-            ReplyForm::Http => load.succeeded(head.status < StatusCode::INTERNAL_SERVER_ERROR),
+            ReplyForm::Http => {
+                // As in Envoy: errors are the server's errors; 4xx is an answer.
+                let success = head.status < StatusCode::INTERNAL_SERVER_ERROR;
+                if let Some(load) = &mut self.load {
+                    load.succeeded(success);
+                }
+                self.tell(Ending::Answered { success, status: head.status.as_u16() });
+            }
         }
     }
 
     /// The trailers are here.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
-        let Some(load) = &mut self.load else { return };
         if self.form == ReplyForm::Grpc {
-            load.succeeded(trailers.get(GRPC_STATUS).is_some_and(|status| status.as_bytes() == b"0"));
+            let status = trailers.get(GRPC_STATUS).map(|status| status.as_bytes());
+            let success = status == Some(b"0");
+            if let Some(load) = &mut self.load {
+                load.succeeded(success);
+            }
+            self.tell(Ending::Answered { success, status: status.map_or(500, http_status_of) });
         }
-        load.trailers(trailers);
+        if let Some(load) = &mut self.load {
+            load.trailers(trailers);
+        }
+    }
+
+    /// There was no response: the connection broke, or the server reset the stream.
+    pub(crate) fn failed(&mut self, failure: &SendFailure) {
+        match failure {
+            SendFailure::Refused | SendFailure::Reset(_) | SendFailure::Unacceptable(_) | SendFailure::Io(_) => {
+                self.tell(Ending::Broken);
+            }
+            // "only RPCs that reached a subchannel" (A50): the server has not seen these.
+            SendFailure::Unsent(_) | SendFailure::GoneAway | SendFailure::Invalid(_) => self.is_open = false,
+            // Given up by the caller.
+            SendFailure::RequestBody(_) => {}
+        }
+    }
+
+    /// There was no response in time.
+    pub(crate) fn timed_out(&mut self) {
+        self.tell(Ending::TimedOut);
     }
 
     /// The response ended before its end: reset, connection lost, deadline.
     pub(crate) fn broken(&mut self) {
         if let Some(load) = &mut self.load {
             load.succeeded(false);
+        }
+        self.tell(Ending::Broken);
+    }
+
+    fn tell(&mut self, ending: Ending) {
+        if let Some(endpoint) = &self.endpoint {
+            self.is_open = false;
+            endpoint.count(ending);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.tell(Ending::Cancelled);
         }
     }
 }

@@ -13,7 +13,10 @@ use crate::{
     status::MeshStatus,
     task::{OnAbort, Tasks, supervised},
 };
-use mesh_xds::{Bootstrap, BootstrapError, ServerId, TargetName, XdsClient, resource::ClusterName};
+use mesh_xds::{
+    Bootstrap, BootstrapError, ServerId, TargetName, XdsClient,
+    resource::{ClusterName, OutlierDetection},
+};
 use rustc_hash::FxHashMap;
 use std::{
     fmt,
@@ -69,6 +72,7 @@ struct ClusterKey {
 pub(crate) struct ClusterSettings {
     pub(crate) dial: DialOptions,
     pub(crate) max_pending: u32,
+    pub(crate) outlier_detection: Option<Arc<OutlierDetection>>,
 }
 
 /// Why a channel could not be made.
@@ -289,6 +293,7 @@ impl Clusters {
         let options = ClusterOptions {
             dial: Arc::new(self.settings.dial.clone()),
             max_pending: self.settings.max_pending,
+            outlier_detection: self.settings.outlier_detection.clone(),
             tasks: self.mesh.tasks.clone(),
             loads: self.mesh.xds.load_reports(),
             name_failures: self.mesh.xds.name_failures(),

@@ -40,6 +40,7 @@ const ROOMS: &[Room] = &[
             "crate::cluster",
             "crate::balance",
             "crate::breaker",
+            "crate::outlier",
             "crate::chunks",
             "crate::endpoint",
             "crate::error",
@@ -55,6 +56,7 @@ const ROOMS: &[Room] = &[
         allowed: &[
             "crate::balance",
             "crate::breaker",
+            "crate::outlier",
             "crate::chunks",
             "crate::endpoint",
             "tokio::time::Instant",
@@ -67,6 +69,7 @@ const ROOMS: &[Room] = &[
         forbidden: &["crate"],
         allowed: &[
             "crate::breaker",
+            "crate::outlier",
             "crate::endpoint",
             "crate::identity",
             "crate::task",
@@ -76,11 +79,12 @@ const ROOMS: &[Room] = &[
     },
     Room {
         // What every layer may use knows none of them but for the types in their signatures.
-        files: &["breaker", "call", "chunks", "error", "idle", "load", "reply", "task", "upload", "wakeups"],
+        files: &["breaker", "outlier", "call", "chunks", "error", "idle", "load", "reply", "task", "upload", "wakeups"],
         except: &[],
         forbidden: &["crate"],
         allowed: &[
             "crate::breaker",
+            "crate::outlier",
             "crate::call",
             "crate::deadline",
             "crate::endpoint",

@@ -48,6 +48,7 @@ mod no_call_lost;
 mod oracle;
 mod our_client;
 mod our_client_among_peers;
+mod outlier_detection;
 mod own_filters;
 mod own_layers;
 mod peers_without_us;

@@ -289,7 +289,7 @@ impl Inner {
         B::Data: Send,
         B::Error: fmt::Display,
     {
-        let mut attempt = Attempt::begin(slot.take_load(), form);
+        let mut attempt = Attempt::begin(&mut slot, form);
         if routed.authority == AuthorityOf::Endpoint {
             // "a retry on an endpoint without hostname must revert" (A81).
             let authority = slot.endpoint().hostname().unwrap_or_else(|| self.options.authority.clone());
@@ -306,7 +306,8 @@ impl Inner {
         if let Some(upload) = upload {
             upload.tell(idle.as_ref().map(Idle::activity));
         }
-        let sent = within(deadline, within(&mut per_try, moving(&mut idle, slot.send(head, upload)))).await?;
+        let sent = within(deadline, within(&mut per_try, moving(&mut idle, slot.send(head, upload)))).await;
+        let sent = sent.inspect_err(|_late| attempt.timed_out())?;
         let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
         Ok(match sent {
             Ok(Ok(Ok((head, body)))) => {
@@ -317,12 +318,17 @@ impl Inner {
                 Ended::Answered(Answer { head, body, slot, attempt, idle })
             }
             Ok(Err(after)) => {
+                attempt.timed_out();
                 // Of the attempt, or of the call: the latter ends both.
                 let failure = (per_try_idle == Some(after)).then_some(Failure::TryTimeout);
                 Ended::Failed(failure, Cause::IdleTimeout { cluster: cluster(), peer, after })
             }
-            Ok(Ok(Err(failure))) => Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer)),
+            Ok(Ok(Err(failure))) => {
+                attempt.failed(&failure);
+                Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer))
+            }
             Err(_late) => {
+                attempt.timed_out();
                 let after = limit.unwrap_or_default();
                 Ended::Failed(Some(Failure::TryTimeout), Cause::TryTimeout { cluster: cluster(), peer, after })
             }

@@ -32,6 +32,8 @@ pub(super) struct Backend {
     failures: u32,
     /// Sticky: "TF→CONNECTING must not move an aggregate out of TF" (A62); cleared by READY.
     failed: bool,
+    /// "Ejected: TRANSIENT_FAILURE for whoever picks" (A50); its connection stays.
+    ejected: bool,
     /// As what its priority counts it.
     pub(super) counted: Counted,
 }
@@ -62,6 +64,7 @@ impl Backend {
             state: State::Idle,
             failures: 0,
             failed: false,
+            ejected: false,
             counted: Counted::Other,
         }
     }
@@ -192,8 +195,23 @@ impl Backend {
         }
     }
 
+    /// The connection that calls may have.
+    pub(super) fn offered(&self) -> Option<&Arc<Connection>> {
+        self.connection().filter(|_| !self.ejected)
+    }
+
+    pub(super) fn set_ejected(&mut self, ejected: bool) {
+        self.ejected = ejected;
+        self.endpoint.set_ejected(ejected);
+    }
+
+    pub(super) fn is_ejected(&self) -> bool {
+        self.ejected
+    }
+
     pub(super) fn counts_as(&self) -> Counted {
         match self.state {
+            _ if self.ejected => Counted::Failed,
             State::Ready { .. } => Counted::Ready,
             _ if self.failed => Counted::Failed,
             _ => Counted::Other,

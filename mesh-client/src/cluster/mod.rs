@@ -15,6 +15,7 @@
 
 mod backend;
 mod load;
+mod outliers;
 mod roster;
 mod wanted;
 mod worker;
@@ -31,7 +32,11 @@ use crate::{
 use arc_swap::ArcSwap;
 #[cfg(feature = "http1")]
 use mesh_xds::resource::HttpProtocol;
-use mesh_xds::{ClusterConfig, Leaves, NameFailures, load::LoadReports, resource::ClusterName};
+use mesh_xds::{
+    ClusterConfig, Leaves, NameFailures,
+    load::LoadReports,
+    resource::{ClusterName, OutlierDetection},
+};
 use std::{
     fmt,
     net::SocketAddr,
@@ -46,6 +51,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) dial: Arc<DialOptions>,
     /// `max_pending_requests`: how many calls may wait for a connection at once.
     pub(crate) max_pending: u32,
+    /// For clusters that do not say.
+    pub(crate) outlier_detection: Option<Arc<OutlierDetection>>,
     /// Where workers and connections run.
     pub(crate) tasks: Tasks,
     /// Where clusters report their load.
@@ -187,6 +194,8 @@ pub struct EndpointReport {
     pub priority: usize,
     /// What its connection does.
     pub state: EndpointState,
+    /// Whether it gets no calls for a while, for how those before have ended (A50).
+    pub ejected: bool,
     /// Calls that were given to it, ever.
     pub attempts: u64,
 }
@@ -290,6 +299,7 @@ impl Backends {
             address: endpoint.addresses.first,
             priority,
             state: endpoint.state(),
+            ejected: endpoint.is_ejected(),
             attempts: endpoint.attempts(),
         };
         let roster = self.roster.load();
@@ -327,6 +337,7 @@ mod tests {
             ClusterOptions {
                 dial: Arc::default(),
                 max_pending: 2,
+                outlier_detection: None,
                 tasks,
                 loads: LoadReports::default(),
                 name_failures: NameFailures::default(),

@@ -360,6 +360,22 @@ impl Roster {
 
     // === Readings ===
 
+    /// The leaves with their endpoints.
+    pub(super) fn leaves(&self) -> impl Iterator<Item = (&Arc<ResolvedCluster>, &[Id])> {
+        self.leaves.iter().map(|leaf| (&leaf.source, leaf.order.as_slice()))
+    }
+
+    pub(super) fn endpoint(&self, id: Id) -> Option<&Arc<Endpoint>> {
+        self.backends.get(id).map(|backend| &backend.endpoint)
+    }
+
+    /// How many endpoints of a priority are ejected.
+    pub(super) fn ejected(&self, index: usize) -> usize {
+        let Some(priority) = self.priorities.get(index) else { return 0 };
+        let members = self.leaves[priority.leaf].order[priority.members()].iter();
+        members.filter(|id| self.backends.get(**id).is_some_and(Backend::is_ejected)).count()
+    }
+
     /// Every endpoint, in the order of the assignment.
     #[cfg(test)]
     pub(super) fn ids(&self) -> Vec<Id> {
@@ -432,7 +448,7 @@ impl Roster {
         let order = &self.leaves[priority.leaf].order;
         let ready = |(position, locality): (usize, &Locality)| {
             let members = order[locality.members.clone()].iter();
-            let connections = members.filter_map(|id| self.backends.get(*id)?.connection());
+            let connections = members.filter_map(|id| self.backends.get(*id)?.offered());
             let list = match before.get(position) {
                 Some(before) => before.followed_by(connections),
                 None => Chunks::default().followed_by(connections),

@@ -19,14 +19,19 @@ mod h2;
 
 pub(crate) use connect::{Dial, DialOptions, Keepalive, interleaved};
 
-use crate::{breaker::Permit, upload::Upload, wakeups::Wakeups};
+use crate::{
+    breaker::Permit,
+    outlier::{Ending, Stats},
+    upload::Upload,
+    wakeups::Wakeups,
+};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{request, response, uri::Authority};
 use http_body::Frame;
 use mesh_xds::{
     load::LocalityLoad,
-    resource::{Addresses, ClusterName},
+    resource::{Addresses, ClusterName, OutlierDetection},
 };
 use std::{
     fmt,
@@ -37,6 +42,7 @@ use std::{
     },
     task::{Context, Poll},
 };
+use tokio::sync::Notify;
 
 /// Which HTTP version a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +61,12 @@ pub(crate) struct Endpoint {
     attempts: AtomicU64,
     /// An [`EndpointState`], written by the cluster worker, read by `status()`.
     state: AtomicU8,
+    /// Likewise.
+    ejected: AtomicBool,
+    /// How its calls end, while its cluster detects outliers.
+    pub(crate) outcomes: Stats,
+    /// Wakes the worker, who has to look at that.
+    alarm: OnceLock<Arc<Notify>>,
 }
 
 /// The connection state of an endpoint, in gRPC's words.
@@ -72,7 +84,39 @@ pub enum EndpointState {
 
 impl Endpoint {
     pub(crate) fn new(addresses: Addresses) -> Self {
-        Self { addresses, hostname: ArcSwapOption::empty(), attempts: AtomicU64::new(0), state: AtomicU8::new(0) }
+        Self {
+            addresses,
+            hostname: ArcSwapOption::empty(),
+            attempts: AtomicU64::new(0),
+            state: AtomicU8::new(0),
+            ejected: AtomicBool::new(false),
+            outcomes: Stats::default(),
+            alarm: OnceLock::new(),
+        }
+    }
+
+    /// Whether it gets no calls, for how those before have ended.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.ejected.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ejected(&self, ejected: bool) {
+        self.ejected.store(ejected, Ordering::Relaxed);
+    }
+
+    /// Counts how calls end, by these rules, and rings `alarm` when too many fail in a row; `None` ends that.
+    pub(crate) fn watch(&self, detection: Option<&OutlierDetection>, alarm: &Arc<Notify>) {
+        self.alarm.get_or_init(|| Arc::clone(alarm));
+        self.outcomes.watch(detection);
+    }
+
+    /// A call has ended here.
+    pub(crate) fn count(&self, ending: Ending) {
+        if self.outcomes.count(ending)
+            && let Some(alarm) = self.alarm.get()
+        {
+            alarm.notify_one();
+        }
     }
 
     pub(crate) fn hostname(&self) -> Option<Authority> {
@@ -234,6 +278,12 @@ impl Slot {
     pub(crate) fn admitted(mut self, permit: Option<Permit>) -> Self {
         self.permit = permit;
         self
+    }
+
+    /// Whom to tell how the call ends, if anybody wants to know.
+    pub(crate) fn watched(&self) -> Option<Arc<Endpoint>> {
+        let endpoint = &self.connection.endpoint;
+        endpoint.outcomes.is_watched().then(|| Arc::clone(endpoint))
     }
 
     /// Where to count the call, once.

@@ -211,6 +211,7 @@ fn cluster(name: &str, service: &str) -> Resource {
         transport_socket: TransportSocket::Plaintext,
         http_protocol: HttpProtocol::Unspecified,
         circuit_breakers: CircuitBreakers::default(),
+        outlier_detection: None,
         load_reporting: None,
         connect_timeout: None,
     }))

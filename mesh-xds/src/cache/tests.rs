@@ -18,6 +18,7 @@ fn value(max_requests: u32) -> Resource {
         transport_socket: TransportSocket::Plaintext,
         http_protocol: HttpProtocol::Unspecified,
         circuit_breakers: CircuitBreakers { max_requests: Some(max_requests), ..CircuitBreakers::default() },
+        outlier_detection: None,
         load_reporting: None,
         connect_timeout: None,
     }))

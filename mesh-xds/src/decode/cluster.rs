@@ -1,12 +1,13 @@
 //! CDS: clusters (A27, A29, A32, A37, A50, A75, A105).
 
 use super::{
-    basics::{ads_or_self, duration, optional_duration, type_name, unpack},
+    basics::{ads_or_self, optional_duration, type_name, unpack},
     circuit_breakers::circuit_breakers,
     dns::{dns_cluster, logical_dns, strict_dns},
     endpoints::inline_endpoints,
     lb_policy::lb_policy,
     load::load_reporting,
+    outlier_detection::outlier_detection,
     scope::Scope,
     tls::transport_socket,
 };
@@ -31,7 +32,7 @@ use envoy_types::pb::{
             },
         },
     },
-    google::protobuf::{Any, UInt32Value},
+    google::protobuf::Any,
 };
 use prost::Name;
 use std::{sync::Arc, time::Duration};
@@ -46,10 +47,7 @@ pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Clu
     let transport_socket = transport_socket(&cluster, scope)?;
     let http_protocol = http_protocol(&cluster, scope)?;
     let load_reporting = load_reporting(&cluster, scope)?;
-    if let Some(detection) = &cluster.outlier_detection {
-        scope.ignore("outlier_detection", "outlier detection is not supported yet: has no effect");
-        scope.within("outlier_detection", |scope| outlier_detection(detection, scope))?;
-    }
+    let outlier_detection = outlier_detection(&cluster, scope)?;
     let circuit_breakers = circuit_breakers(&cluster, scope)?;
     let connect_timeout = optional_duration(cluster.connect_timeout, "connect_timeout", scope)?;
     let name = ClusterName::new(canonical(&cluster.name));
@@ -60,6 +58,7 @@ pub(super) fn cluster(cluster: pb::Cluster, scope: &mut Scope<'_>) -> Result<Clu
         transport_socket,
         http_protocol,
         circuit_breakers,
+        outlier_detection,
         load_reporting,
         connect_timeout: connect_timeout.filter(|timeout| *timeout > Duration::ZERO),
     })
@@ -235,35 +234,7 @@ fn common_options(options: Option<&CommonOptions>, scope: &mut Scope<'_>) -> Res
     })
 }
 
-// === Outlier detection and reports ===
-
-// "durations invalid or negative; max_ejection_percent, enforcing_*, failure_percentage_threshold > 100" are refused
-// (A50).
-fn outlier_detection(detection: &pb::OutlierDetection, scope: &mut Scope<'_>) -> Result<(), Invalid> {
-    for (value, field) in [
-        (detection.interval, "interval"),
-        (detection.base_ejection_time, "base_ejection_time"),
-        (detection.max_ejection_time, "max_ejection_time"),
-    ] {
-        value.map(|value| scope.within(field, |scope| duration(value, scope))).transpose()?;
-    }
-    for (value, field) in [
-        (detection.max_ejection_percent, "max_ejection_percent"),
-        (detection.enforcing_success_rate, "enforcing_success_rate"),
-        (detection.failure_percentage_threshold, "failure_percentage_threshold"),
-        (detection.enforcing_failure_percentage, "enforcing_failure_percentage"),
-        (detection.enforcing_consecutive_5xx, "enforcing_consecutive_5xx"),
-        (detection.enforcing_consecutive_gateway_failure, "enforcing_consecutive_gateway_failure"),
-        (detection.enforcing_consecutive_local_origin_failure, "enforcing_consecutive_local_origin_failure"),
-        (detection.enforcing_local_origin_success_rate, "enforcing_local_origin_success_rate"),
-        (detection.enforcing_failure_percentage_local_origin, "enforcing_failure_percentage_local_origin"),
-    ] {
-        if let Some(UInt32Value { value: value @ 101.. }) = value {
-            return Err(scope.invalid_at(field, format!("must be at most 100, is {value}")));
-        }
-    }
-    Ok(())
-}
+// === Reports ===
 
 fn report_unsupported(cluster: &pb::Cluster, scope: &mut Scope<'_>) {
     scope.unsupported(&[

@@ -17,6 +17,7 @@ mod lb_policy;
 mod listener;
 mod load;
 mod matcher;
+mod outlier_detection;
 mod retry;
 mod reuse;
 mod route;

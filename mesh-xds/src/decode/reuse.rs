@@ -173,6 +173,7 @@ mod tests {
                 transport_socket: TransportSocket::Plaintext,
                 http_protocol: HttpProtocol::Unspecified,
                 circuit_breakers: CircuitBreakers { max_requests, ..CircuitBreakers::default() },
+                outlier_detection: None,
                 load_reporting: None,
                 connect_timeout: None,
             })

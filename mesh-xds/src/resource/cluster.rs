@@ -1,6 +1,9 @@
 //! CDS: a service's clusters (A27, A29, A32, A37, A50, A52).
 
-use super::{CircuitBreakers, ClusterLoadAssignment, DnsFamily, DnsName, LbPolicy, LoadReporting, TransportSocket};
+use super::{
+    CircuitBreakers, ClusterLoadAssignment, DnsFamily, DnsName, LbPolicy, LoadReporting, OutlierDetection,
+    TransportSocket,
+};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Name of a Cluster resource. Cheap to clone.
@@ -63,6 +66,8 @@ pub struct Cluster {
     pub http_protocol: HttpProtocol,
     /// The first of `circuit_breakers.thresholds` with priority DEFAULT.
     pub circuit_breakers: CircuitBreakers,
+    /// Which endpoints get no calls for a while (A50); `None` where the cluster does not say.
+    pub outlier_detection: Option<Arc<OutlierDetection>>,
     /// `lrs_server`, if load is reported.
     pub load_reporting: Option<LoadReporting>,
     /// `connect_timeout`, if set and positive; otherwise the channel's holds.

@@ -2,8 +2,8 @@
 
 use super::{received, reports};
 use mesh_xds::resource::{
-    CircuitBreakers, Cluster, Discovery, DnsFamily, HttpProtocol, Kind, LbPolicy, Resource, RetryBudget,
-    TransportSocket,
+    CircuitBreakers, Cluster, Consecutive, Discovery, DnsFamily, FailurePercentage, HttpProtocol, Kind, LbPolicy,
+    OutlierDetection, Resource, RetryBudget, TransportSocket,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -337,4 +337,28 @@ fn a_retry_budget_has_envoys_defaults() {
         assert_eq!(cluster.circuit_breakers.retry_budget, Some(RetryBudget { percent, min_concurrency }), "{fields}");
         assert_eq!(reports, [""; 0]);
     }
+}
+
+#[test]
+fn unset_and_zero_are_two_things_to_outlier_detection() {
+    let detection =
+        |fields: &str| cluster(&format!("{EDS}outlier_detection: {{{fields}}}")).0.outlier_detection.clone();
+    assert_eq!(cluster(EDS).0.outlier_detection, None);
+    let detection = |fields| OutlierDetection::clone(&detection(fields).expect("set"));
+    let default = OutlierDetection::default();
+    assert_eq!(detection(""), default, "success rate alone");
+    assert_eq!(detection("enforcing_success_rate: 0").success_rate, None);
+    let half = FailurePercentage { enforcing: 50, ..FailurePercentage::default() };
+    assert_eq!(detection("enforcing_failure_percentage: 50").failure_percentage, Some(half));
+    assert_eq!(detection("failure_percentage_threshold: 50").failure_percentage, None, "not enforced");
+    assert_eq!(detection("consecutive_5xx: 3").consecutive_5xx, Some(Consecutive::after(3)));
+    assert_eq!(detection("consecutive_5xx: 0").consecutive_5xx, None);
+    assert_eq!(detection("consecutive_5xx: 3, enforcing_consecutive_5xx: 0").consecutive_5xx, None);
+    assert_eq!(detection("consecutive_gateway_failure: 3").consecutive_gateway_failure, None, "not enforced, in Envoy");
+    let gateway = detection("enforcing_consecutive_gateway_failure: 100").consecutive_gateway_failure;
+    assert_eq!(gateway, Some(Consecutive::after(5)));
+    let split = detection("split_external_local_origin_errors: true").consecutive_local_origin_failure;
+    assert_eq!(split, Some(Consecutive::after(5)));
+    assert_eq!(detection("consecutive_local_origin_failure: 3").consecutive_local_origin_failure, None, "not split");
+    assert!(!detection("enforcing_success_rate: 0").is_active());
 }

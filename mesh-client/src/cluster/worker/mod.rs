@@ -17,6 +17,7 @@ use super::{
     backend::DialId,
     backoff,
     load::Loads,
+    outliers::Outliers,
     roster::{Child, Id, Roster},
     wanted::refusal,
 };
@@ -27,6 +28,7 @@ use crate::{
     },
     breaker::{self, Breaker},
     endpoint::{ConnectionEvent, Dial, DialOptions, Protocol},
+    outlier::Change,
     task::{OnAbort, supervised},
     wakeups::Wakeups,
 };
@@ -137,6 +139,7 @@ struct Worker {
     /// How endpoints of each leaf are dialled.
     leaves: Vec<(ClusterName, Arc<DialOptions>)>,
     loads: Loads,
+    outliers: Outliers,
     /// The circuit breaker of each leaf.
     admissions: Vec<Arc<Admission>>,
     roster: Roster,
@@ -166,6 +169,7 @@ impl Worker {
             config,
             leaves: Vec::new(),
             loads: Loads::default(),
+            outliers: Outliers::default(),
             admissions: Vec::new(),
             roster: Roster::default(),
             priorities: Priorities::default(),
@@ -184,6 +188,7 @@ impl Worker {
 
     async fn run(mut self, mut updates: watch::Receiver<Update>) {
         self.configure(Arc::clone(&self.config));
+        let alarm = self.outliers.alarm();
         loop {
             self.turn();
             let deadline = self.deadline();
@@ -203,6 +208,10 @@ impl Worker {
                         self.event(news);
                     }
                 }
+                () = alarm.notified() => {
+                    let changes = self.outliers.alarmed(&self.roster, Instant::now());
+                    self.eject(changes);
+                }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
         }
@@ -213,7 +222,7 @@ impl Worker {
     /// When something has to happen without an event.
     fn deadline(&self) -> Option<Instant> {
         let backoff = self.backoffs.peek().map(|Reverse((due, _))| *due);
-        [backoff, self.priorities.next_deadline()].into_iter().flatten().min()
+        [backoff, self.priorities.next_deadline(), self.outliers.next_sweep()].into_iter().flatten().min()
     }
 
     /// Everything that follows from what has arrived: timers, priorities, dials, and one picker at most.
@@ -231,6 +240,8 @@ impl Worker {
             }
         }
         self.priorities.timer(now);
+        let changes = self.outliers.sweep(&self.roster, now);
+        self.eject(changes);
         self.follow(now);
         self.start_dials();
         self.publish();
@@ -252,6 +263,8 @@ impl Worker {
         self.admissions = leaves.iter().enumerate().map(admission).collect();
         self.dials -= self.roster.update(leaves);
         let (now, count) = (Instant::now(), self.roster.priorities());
+        let returned = self.outliers.configure(&self.roster, self.options.outlier_detection.as_ref(), now);
+        self.eject(returned);
         for priority in 0..count {
             if self.roster.is_active(priority) {
                 self.queue.extend(self.roster.activate(priority));
@@ -305,6 +318,7 @@ impl Worker {
                 }
                 self.last_failure = Some(format!("{address}: {reason}"));
                 if self.roster.readdress(id) {
+                    self.outliers.renewed(id, &self.roster);
                     self.list_endpoints();
                 }
             }
@@ -318,6 +332,27 @@ impl Worker {
         self.roster.changed(id);
         self.report(priority, now);
         self.follow(now);
+    }
+
+    // === Outliers ===
+
+    /// Takes endpoints from the pickers, or gives them back. Their connections stay.
+    fn eject(&mut self, changes: Vec<(Id, Change)>) {
+        let now = Instant::now();
+        for (id, change) in changes {
+            let Some(backend) = self.roster.get_mut(id) else { continue };
+            backend.set_ejected(change == Change::Ejected);
+            let (priority, endpoint) = (backend.priority, backend.endpoint.addresses.first);
+            if let Some(suppressed) = self.states.permit(now) {
+                let cluster = &self.shared.cluster;
+                match change {
+                    Change::Ejected => tracing::info!(%cluster, %endpoint, suppressed, "endpoint ejected"),
+                    Change::Returned => tracing::info!(%cluster, %endpoint, suppressed, "endpoint returned"),
+                }
+            }
+            self.roster.changed(id);
+            self.report(priority, now);
+        }
     }
 
     // === Priorities ===
@@ -396,7 +431,9 @@ impl Worker {
                 key.connections = ready.iter().map(|(_, _, connections)| Arc::clone(connections)).collect();
                 match ReadyPicker::new(self.roster.drops(position), ready) {
                     Some(ready) => Picker::Ready(self.loads.counting(ready, self.roster.place(position))),
-                    None if key.state == ConnectivityState::TransientFailure => Picker::Fail(self.failure(leaves)),
+                    None if key.state == ConnectivityState::TransientFailure => {
+                        Picker::Fail(self.failure(leaves, position))
+                    }
                     None => Picker::Wait,
                 }
             }
@@ -415,9 +452,11 @@ impl Worker {
     }
 
     /// Why there is no endpoint to call, with what is known of each leaf.
-    fn failure(&self, leaves: &Leaves) -> Arc<str> {
-        let mut text = match &self.last_failure {
-            Some(last) if !self.roster.is_empty() => format!("no endpoint can be reached; last: {last}"),
+    fn failure(&self, leaves: &Leaves, position: usize) -> Arc<str> {
+        let mut text = match (&self.last_failure, self.roster.ejected(position)) {
+            (None, ejected @ 1..) => format!("no endpoint is left, {ejected} ejected"),
+            (Some(last), ejected @ 1..) => format!("no endpoint is left, {ejected} ejected; last: {last}"),
+            (Some(last), 0) if !self.roster.is_empty() => format!("no endpoint can be reached; last: {last}"),
             _ => "no endpoints".to_owned(),
         };
         for leaf in leaves.iter() {

@@ -69,6 +69,7 @@ fn resolved(lb_policy: LbPolicy, transport_socket: TransportSocket, endpoints: C
         transport_socket,
         http_protocol: HttpProtocol::default(),
         circuit_breakers: CircuitBreakers::default(),
+        outlier_detection: None,
         load_reporting: None,
         connect_timeout: None,
     };
@@ -95,6 +96,7 @@ impl Script {
         let options = ClusterOptions {
             dial: Arc::default(),
             max_pending: 10,
+            outlier_detection: None,
             tasks: Tasks::new(parked.handle().clone()),
             loads: LoadReports::default(),
             name_failures: mesh_xds::NameFailures::default(),

@@ -1,0 +1,183 @@
+//! Outlier detection over the wire: who gets no calls for a while, for how its calls ended (A50, and Envoy's consecutive
+//! errors).
+//!
+//! Tests leap over intervals, and wait for none. The numbers of the algorithm are the unit tests' business
+//! (`mesh-client/src/outlier`).
+
+use crate::{
+    features::{Call, World, check, features, get, grpc},
+    rig::until,
+};
+use mesh_client::outlier_detection::{Consecutive, OutlierDetection};
+use std::time::Duration;
+
+/// Cluster `a` with these fields, and endpoints a to e.
+macro_rules! five {
+    ($fields:literal) => {
+        concat!(
+            "{clusters: {a: {",
+            $fields,
+            "}}, endpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}, {$d}, {$e}]}]}}}"
+        )
+    };
+}
+
+/// How many endpoints are ejected.
+fn ejected(world: &World) -> usize {
+    let status = world.channel.status();
+    status.clusters.iter().flat_map(|cluster| &cluster.endpoints).filter(|endpoint| endpoint.ejected).count()
+}
+
+/// gRPC calls that fail at a, and nowhere else.
+fn bad_a() -> Call {
+    grpc().header("rpc-behavior", "hostname=a error-code-14")
+}
+
+/// Fails unless a gets no call, though it is connected, and the others get theirs.
+async fn a_is_out(world: &World) -> Result<(), String> {
+    let counts = world.calls(100, bad_a()).await;
+    check(counts.keys().all(|hostname| ["b", "c", "d", "e"].contains(&hostname.as_str())), format!("{counts:?}"))?;
+    check(world.a.counters().open_connections == 1, "its connection stays")
+}
+
+features! {
+    success_rate {
+        row: "outlier detection: an empty message ejects by success rate; the connection stays, and the endpoint returns in time",
+        source: "A50, `Cluster.outlier_detection`",
+        config: five!("outlier_detection: {}"),
+        strip: [("/clusters/a/outlier_detection", "")],
+        |world| {
+            world.ready("a", 5).await?;
+            world.calls(600, bad_a()).await;
+            world.leap(10).await;
+            world.calls(1, grpc()).await;
+            check(ejected(world) == 1, "one endpoint is ejected at the first sweep")?;
+            a_is_out(world).await?;
+            world.leap(31).await;
+            until("it is back", || ejected(world) == 0).await;
+            let counts = world.calls(100, grpc()).await;
+            check(counts.contains_key("a"), format!("{counts:?}"))
+        }
+    }
+
+    failure_percentage {
+        row: "outlier detection: by the percentage of failures",
+        source: "A50, `OutlierDetection.failure_percentage_threshold`, `.enforcing_failure_percentage`",
+        config: five!("outlier_detection: {enforcing_success_rate: 0, enforcing_failure_percentage: 100, failure_percentage_threshold: 50}"),
+        strip: [("/clusters/a/outlier_detection/enforcing_failure_percentage", "")],
+        |world| {
+            world.ready("a", 5).await?;
+            world.calls(600, bad_a()).await;
+            world.leap(10).await;
+            world.calls(1, grpc()).await;
+            check(ejected(world) == 1, "one endpoint is ejected at the first sweep")?;
+            a_is_out(world).await
+        }
+    }
+
+    consecutive_5xx {
+        row: "outlier detection: at once after so many answers 5xx in a row; gRPC codes count as the HTTP status that stands for them",
+        source: "Envoy, `OutlierDetection.consecutive_5xx`",
+        config: five!("outlier_detection: {enforcing_success_rate: 0, consecutive_5xx: 3, max_ejection_percent: 20}"),
+        strip: [("/clusters/a/outlier_detection/consecutive_5xx", "")],
+        |world| {
+            world.ready("a", 5).await?;
+            world.calls(60, bad_a()).await;
+            check(ejected(world) == 1, "one endpoint is ejected")?;
+            a_is_out(world).await
+        }
+    }
+
+    consecutive_gateway_failure {
+        row: "outlier detection: at once after so many answers 502, 503 or 504 in a row, if that is enforced",
+        source: "Envoy, `OutlierDetection.consecutive_gateway_failure`, `.enforcing_consecutive_gateway_failure`",
+        config: five!("outlier_detection: {enforcing_success_rate: 0, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100, max_ejection_percent: 20}"),
+        strip: [("/clusters/a/outlier_detection/enforcing_consecutive_gateway_failure", "")],
+        |world| {
+            world.ready("a", 5).await?;
+            world.calls(60, grpc().header("rpc-behavior", "hostname=a error-code-13")).await;
+            check(ejected(world) == 0, "INTERNAL is a 500")?;
+            world.calls(60, bad_a()).await;
+            check(ejected(world) == 1, "one endpoint is ejected")?;
+            a_is_out(world).await
+        }
+    }
+
+    consecutive_local_origin_failure {
+        row: "outlier detection: answers that do not come count by themselves where that is asked for",
+        source: "Envoy, `OutlierDetection.split_external_local_origin_errors`, `.consecutive_local_origin_failure`",
+        config: "{routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0.05s}}], clusters: {a: {outlier_detection: {
+            enforcing_success_rate: 0, split_external_local_origin_errors: true, consecutive_local_origin_failure: 3, max_ejection_percent: 20}}},
+            endpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}, {$d}, {$e}]}]}}}",
+        strip: [("/clusters/a/outlier_detection/split_external_local_origin_errors", "")],
+        |world| {
+            world.calls(60, get("/").header("rpc-behavior", "hostname=a error-code-503")).await;
+            check(ejected(world) == 0, "an answer is an answer")?;
+            world.calls(60, get("/").header("rpc-behavior", "hostname=a keep-open")).await;
+            check(ejected(world) == 1, "one endpoint is ejected")?;
+            let counts = world.calls(100, get("/").header("rpc-behavior", "hostname=a keep-open")).await;
+            check(!counts.contains_key("504"), format!("{counts:?}"))
+        }
+    }
+
+    max_ejection_percent {
+        row: "outlier detection: no more are out than the share of the whole cluster, all its priorities, allows",
+        source: "A75, `OutlierDetection.max_ejection_percent`",
+        config: "{clusters: {a: {outlier_detection: {enforcing_success_rate: 0, consecutive_5xx: 3, max_ejection_percent: 20}}},
+            endpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}]},
+                {locality: {region: s}, load_balancing_weight: 1, priority: 1, lb_endpoints: [{$d}, {$e}]}]}}}",
+        strip: [("/clusters/a/outlier_detection/max_ejection_percent", "100")],
+        |world| {
+            world.ready("a", 3).await?;
+            world.calls(90, grpc().header("rpc-behavior", "error-code-14")).await;
+            check(ejected(world) == 1, format!("one of five, and not {}", ejected(world)))
+        }
+    }
+
+    all_of_a_priority {
+        row: "outlier detection: a priority whose endpoints are all ejected fails over",
+        source: "A50, A56, `OutlierDetection.max_ejection_percent`",
+        config: "{clusters: {a: {outlier_detection: {enforcing_success_rate: 0, consecutive_5xx: 3, max_ejection_percent: 100}}},
+            endpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]},
+                {locality: {region: s}, load_balancing_weight: 1, priority: 1, lb_endpoints: [{$b}]}]}}}",
+        strip: [("/clusters/a/outlier_detection/consecutive_5xx", "")],
+        |world| {
+            world.calls(3, bad_a()).await;
+            world.ready("a", 2).await?;
+            let counts = world.calls(60, grpc()).await;
+            check(counts.len() == 1 && counts.contains_key("b"), format!("{counts:?}"))
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_channel_may_say_it_where_the_cluster_does_not() {
+    let world = World::start(five!(""), &[]).await;
+    let detection = OutlierDetection {
+        success_rate: None,
+        consecutive_5xx: Some(Consecutive::after(3)),
+        always_eject_one_host: true,
+        ..OutlierDetection::default()
+    };
+    let channel = world.channel_builder().outlier_detection(detection).build().expect("a valid target");
+    channel.ready(Duration::from_secs(20)).await.expect("configured");
+    let out = || channel.status().clusters[0].endpoints.iter().filter(|endpoint| endpoint.ejected).count();
+    while out() == 0 {
+        let _ = bad_a().on(&channel).await;
+    }
+    for _ in 0..20 {
+        bad_a().on(&channel).await.expect("a gets no call");
+    }
+    assert_eq!(out(), 1);
+}
+
+#[tokio::test]
+async fn pick_first_ejects_nobody() {
+    let policy = "load_balancing_policy: {policies: [{typed_extension_config: {name: p, typed_config: {'@type': \
+                  type.googleapis.com/envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst}}}]}, \
+                  outlier_detection: {consecutive_5xx: 3, max_ejection_percent: 100}";
+    let config = format!("{{clusters: {{a: {{{policy}}}}}}}");
+    let world = World::start(&config, &[]).await;
+    world.calls(20, bad_a()).await;
+    assert_eq!((ejected(&world), world.a.counters().calls), (0, 20));
+}
