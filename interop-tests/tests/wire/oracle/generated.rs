@@ -4,6 +4,7 @@
 
 use super::{
     case::{Backoff, Call, Case, Upstream, grpc, http},
+    corners::outliers,
     script::{Act, Answer, Grpc},
 };
 use fastrand::Rng;
@@ -25,6 +26,7 @@ const FEATURES: &[(&str, Make)] = &[
     ("back-off", back_off),
     ("fault", fault),
     ("breaker", breaker),
+    ("outlier", outlier),
 ];
 
 pub(super) fn cases(dice: &mut Rng, count: usize) -> Vec<Case> {
@@ -244,4 +246,23 @@ fn breaker(dice: &mut Rng, name: String) -> Case {
     let case = Case::new(name, calls).route(json!({ "retry_policy": policy })).endpoints(dice.usize(1..4));
     let together = case.calls.len() - 1;
     Case { together, cluster: json!({ "circuit_breakers": { "thresholds": [thresholds] } }), ..case }
+}
+
+// === Outliers ===
+
+/// An endpoint that fails in one way, ejected after so many failures in a row, or not.
+fn outlier(dice: &mut Rng, name: String) -> Case {
+    let is_grpc = dice.bool();
+    let enforced = |dice: &mut Rng| any(dice, &[0, 100, 100]);
+    let detection = json!({
+        "consecutive_5xx": dice.u32(1..6),
+        "enforcing_consecutive_5xx": enforced(dice),
+        "consecutive_gateway_failure": dice.u32(1..6),
+        "enforcing_consecutive_gateway_failure": enforced(dice),
+    });
+    let failure = match is_grpc {
+        true => Answer::grpc(Grpc::TrailersOnly(any(dice, &[1, 2, 4, 5, 7, 8, 13, 14]))),
+        false => Answer::status(any(dice, &[404, 429, 500, 502, 503, 504])),
+    };
+    outliers::case(name, detection, call(is_grpc, Vec::new()), failure.after(0))
 }

@@ -6,6 +6,7 @@ mod breakers;
 mod failures;
 mod faults;
 mod limits;
+pub(super) mod outliers;
 mod retries;
 
 use super::{
@@ -22,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         retries::retries(),
         faults::faults(),
         breakers::breakers(),
+        outliers::outliers(),
     ]
     .into_iter()
     .flatten()

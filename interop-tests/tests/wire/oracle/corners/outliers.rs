@@ -1,0 +1,58 @@
+//! Ejection after errors in a row.
+//!
+//! It does NOT hold A50's algorithms: their sweeps take longer than a test may, and they are `mesh-client`'s own tests.
+
+use super::super::{
+    case::{Call, Case, Compared, grpc, http},
+    script::{Act, Answer, Grpc, Script},
+};
+use h2::Reason;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// So many calls, where endpoint 0 fails in this way.
+fn calls(call: Call, act: Act, count: usize) -> Vec<Call> {
+    let success = if call.grpc { Answer::grpc(Grpc::Trailers(0)) } else { Answer::status(200) };
+    let script = Script::ByEndpoint(BTreeMap::from([(0, act)]), Box::new(success.after(0)));
+    vec![Call { script, ..call }; count]
+}
+
+/// Calls in turn to three endpoints, one of which fails, and is out after a while.
+pub(in crate::oracle) fn case(name: impl Into<String>, detection: Value, call: Call, act: Act) -> Case {
+    let mut outliers = json!({ "interval": "30s", "base_ejection_time": "30s", "enforcing_success_rate": 0 });
+    for (field, value) in detection.as_object().into_iter().flatten() {
+        outliers[field] = value.clone();
+    }
+    // Ejection is the main thread's in Envoy: the next call may still come through.
+    Case {
+        cluster: json!({ "outlier_detection": outliers }),
+        compared: Compared::Sums { slack: 1 },
+        ..Case::new(name, calls(call, act, 36)).endpoints(3)
+    }
+}
+
+pub(super) fn outliers() -> Vec<Case> {
+    let status = |status: u16| Answer::status(status).after(0);
+    let code = |code: u16| Answer::grpc(Grpc::TrailersOnly(code)).after(0);
+    let five = json!({ "consecutive_5xx": 3 });
+    let gateway = json!({ "consecutive_gateway_failure": 3, "enforcing_consecutive_gateway_failure": 100, "enforcing_consecutive_5xx": 0 });
+    vec![
+        case("outlier-5xx", five.clone(), http([]), status(500)),
+        case("outlier-default", json!({}), http([]), status(500)),
+        case("outlier-4xx", five.clone(), http([]), status(404)),
+        case(
+            "outlier-not-enforced",
+            json!({ "consecutive_5xx": 3, "enforcing_consecutive_5xx": 0 }),
+            http([]),
+            status(500),
+        ),
+        case("outlier-none-at-all", json!({ "consecutive_5xx": 3, "max_ejection_percent": 0 }), http([]), status(500)),
+        case("outlier-reset", five.clone(), http([]), Act::Reset(Reason::CANCEL)),
+        case("outlier-unavailable", five.clone(), grpc([]), code(14)),
+        case("outlier-internal", five.clone(), grpc([]), code(13)),
+        case("outlier-not-found", five.clone(), grpc([]), code(5)),
+        case("outlier-in-trailers", five, grpc([]), Answer::grpc(Grpc::Trailers(14)).after(0)),
+        case("outlier-gateway", gateway.clone(), http([]), status(503)),
+        case("outlier-gateway-500", gateway, http([]), status(500)),
+    ]
+}
