@@ -33,6 +33,8 @@ const SAID_ALREADY: &[(Kind, &str, &str)] = &[
     (Kind::Cluster, "common_lb_config.locality_weighted_lb_config", "localities are always weighted"),
     (Kind::Cluster, "eds_cluster_config.eds_config.resource_api_version", "V3, and there is no other"),
     (Kind::Cluster, "eds_cluster_config.service_name", "the cluster's own name, as if it were not set"),
+    (Kind::Cluster, "outlier_detection.base_ejection_time", "30 s, as if it were not set"),
+    (Kind::Cluster, "outlier_detection.enforcing_consecutive_5xx", "100, as if it were not set"),
     (Kind::Cluster, "ring_hash_lb_config.minimum_ring_size", "1024, as if it were not set"),
     (Kind::Cluster, "type", "STATIC, as if it were not set"),
     (Kind::Endpoints, "endpoints.lb_endpoints.load_balancing_weight", "1, as if it were not set"),
