@@ -334,6 +334,7 @@ impl Inner {
             }
         })
     }
+
     /// What follows from an attempt.
     fn judge(
         &self,
