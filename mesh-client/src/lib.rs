@@ -71,8 +71,10 @@ pub mod timeout {
     pub use crate::deadline::{Timeout, TimeoutBody, TimeoutFuture, TimeoutLayer, Timeouts};
 }
 
-/// Outlier detection in a program's own words, for clusters whose control plane does not speak of it (A50).
+/// Outlier detection in a program's own words: on any services, by [`OutlierLayer`](outlier_detection::OutlierLayer), and for
+/// clusters whose control plane does not speak of it (A50).
 pub mod outlier_detection {
+    pub use crate::outlier::{Outlier, OutlierBody, OutlierFuture, OutlierLayer};
     pub use mesh_xds::resource::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 }
 

@@ -6,16 +6,21 @@ use crate::{faults::FAULTS, rig::backends};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use interop_tests::proto::testing::{SimpleRequest, test_service_client::TestServiceClient};
+use interop_tests::{
+    backend::Backend,
+    proto::testing::{SimpleRequest, test_service_client::TestServiceClient},
+};
 use mesh_client::{
+    circuit_breaking::{CircuitBreakerLayer, CircuitBreakers},
     fault::{AbortSource, DelaySource, FaultAbort, FaultDelay, FaultLayer, FaultPercentage, HttpFault, active_faults},
+    outlier_detection::{Consecutive, OutlierDetection, OutlierLayer},
     retry::{ReplayBody, RetryCondition, RetryLayer, RetryPolicy},
     timeout::{TimeoutLayer, Timeouts},
 };
 use std::time::Duration;
 use tokio::time::{self, Instant};
 use tonic::{Code, transport::Channel};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
 
 const ALL: FaultPercentage = FaultPercentage { numerator: 100, denominator: 100 };
 
@@ -112,4 +117,39 @@ async fn timeouts_and_retries_for_a_hyper_client() {
     // Two attempts took 2 s each, and the third was cut off.
     a.wait_for(|counters| counters.cancelled == 3).await.expect("three attempts");
     assert_eq!(service.oneshot(request("error-code-404")).await.expect("an answer").status(), 404);
+}
+
+#[tokio::test]
+async fn outlier_ejection_and_a_circuit_breaker_for_hyper_clients() {
+    let [a, b] = backends(["a", "b"]).await;
+    let outliers = OutlierLayer::new(OutlierDetection {
+        consecutive_5xx: Some(Consecutive { failures: 3, enforcing: 100 }),
+        max_ejection_percent: 50,
+        ..OutlierDetection::default()
+    });
+    let breaker = CircuitBreakerLayer::new(CircuitBreakers { max_requests: Some(1), ..CircuitBreakers::default() });
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let host = || ServiceBuilder::new().layer(outliers.clone()).layer(breaker.clone()).service(client.clone());
+    let (mut at_a, at_b) = (host(), host());
+    let request = |backend: &Backend, behavior: &'static str| {
+        let request = Request::get(format!("http://{}/", backend.address())).header("rpc-behavior", behavior);
+        request.body(Empty::new()).expect("valid")
+    };
+    for _ in 0..3 {
+        let response = at_a.ready().await.expect("ready").call(request(&a, "error-code-503")).await.expect("an answer");
+        assert_eq!(response.status(), 503);
+        response.into_body().collect().await.expect("an end");
+    }
+    assert!(at_a.is_ejected() && !at_b.is_ejected());
+    let held = at_b.clone().oneshot(request(&b, "error-code-200")).await.expect("an answer");
+    let refused = at_b.clone().oneshot(request(&b, "error-code-200")).await.expect("an answer");
+    assert_eq!((held.status().as_u16(), refused.headers()["x-envoy-overloaded"].as_bytes()), (200, &b"true"[..]));
+    drop(held);
+    // It is back some time after 30 s, at a sweep.
+    time::pause();
+    let begin = Instant::now();
+    at_a.ready().await.expect("ready again");
+    assert!(begin.elapsed() > Duration::from_secs(29));
+    time::resume();
+    assert_eq!(at_a.oneshot(request(&a, "error-code-404")).await.expect("an answer").status(), 404);
 }
