@@ -273,13 +273,21 @@ impl Cache {
         }
     }
 
-    /// Everything, for people.
-    pub(crate) fn status(&self, server: &Arc<str>, clock: &Clock) -> Vec<ResourceStatus> {
-        let mut all = Vec::new();
-        for (kind, entries) in self.entries.iter() {
-            all.extend(entries.iter().map(|(name, entry)| entry.status(kind, name, server, clock)));
-        }
-        all
+    /// Everything that there is.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Kind, Arc<str>)> {
+        self.entries.iter().flat_map(|(kind, entries)| entries.keys().map(move |name| (kind, Arc::clone(name))))
+    }
+
+    /// One resource, for people; `None` if it is gone.
+    pub(crate) fn status(
+        &self,
+        kind: Kind,
+        name: &Arc<str>,
+        server: &Arc<str>,
+        clock: &Clock,
+    ) -> Option<ResourceStatus> {
+        let mut of_kind = self.entries.iter().filter(|(known, _)| *known == kind);
+        Some(of_kind.next()?.1.get(name)?.status(kind, name, server, clock))
     }
 
     /// `Cluster "c": what (xDS node id "n")`.

@@ -18,15 +18,15 @@ pub use resource_watch::{ResourceUpdate, ResourceWatch};
 
 use self::core::Core;
 use crate::{
-    Bootstrap, XdsServer,
+    Bootstrap, ServerId, XdsServer,
     assemble::{Found, Subject},
     bootstrap::Node,
     cache::Cache,
     load::LoadReports,
     name,
-    resource::{DnsName, Watchable},
+    resource::{DnsName, Kind, Watchable},
     snapshot::Target,
-    status::{Clock, NodeStatus, ResourceStatus, ServerStatus, Status, StreamState},
+    status::{Clock, NodeStatus, ServerStatus, Status, StreamState},
 };
 use driver::{Command, Driver};
 use rustc_hash::FxHashSet;
@@ -189,23 +189,40 @@ impl XdsClient {
     }
 
     /// How each stream and every subscribed resource are.
+    ///
+    /// Of ten thousand resources that is some work, and the client goes on meanwhile: two resources may be told as they were
+    /// at slightly different times.
     pub fn status(&self) -> Status {
-        let shared = lock(&self.0.shared);
+        /// The client's thread waits for no more of them.
+        const AT_ONCE: usize = 128;
+
         let clock = Clock::now();
-        let names: Vec<Arc<str>> = self.0.bootstrap.servers().map(|(_, server)| server.to_string().into()).collect();
+        let servers: Vec<(ServerId, Arc<str>)> =
+            self.0.bootstrap.servers().map(|(id, server)| (id, server.to_string().into())).collect();
+        let (known, states): (Vec<Vec<_>>, _) = {
+            let shared = lock(&self.0.shared);
+            (shared.caches.iter().map(|cache| cache.names().collect()).collect(), shared.streams.clone())
+        };
         let mut resources = Vec::new();
-        for (((server, _), cache), name) in self.0.bootstrap.servers().zip(&shared.caches).zip(&names) {
-            let with_targets = |mut resource: ResourceStatus| {
-                let users = shared.core.users(server, resource.kind, &resource.name);
-                resource.targets = users.filter_map(Subject::target).collect();
-                resource
-            };
-            resources.extend(cache.status(name, &clock).into_iter().map(with_targets));
+        for ((index, (id, server)), known) in servers.iter().enumerate().zip(&known) {
+            for some in known.chunks(AT_ONCE) {
+                let shared = lock(&self.0.shared);
+                let one = |(kind, name): &(Kind, Arc<str>)| {
+                    let mut resource = shared.caches.get(index)?.status(*kind, name, server, &clock)?;
+                    let users = shared.core.users(*id, resource.kind, &resource.name);
+                    resource.targets = users.filter_map(Subject::target).collect();
+                    Some(resource)
+                };
+                resources.extend(some.iter().filter_map(one));
+                drop(shared);
+                // Whoever waits for the lock is to have it now.
+                std::thread::yield_now();
+            }
         }
         resources.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         let state =
-            |(name, state): (&Arc<str>, &StreamState)| ServerStatus { server: name.to_string(), state: state.clone() };
-        let servers = names.iter().zip(&shared.streams).map(state).collect();
+            |((_, name), state): (&(ServerId, Arc<str>), StreamState)| ServerStatus { server: name.to_string(), state };
+        let servers = servers.iter().zip(states).map(state).collect();
         Status { node_id: self.node_id().to_owned(), node: NodeStatus::of(self.node()), servers, resources }
     }
 
