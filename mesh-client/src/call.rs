@@ -37,7 +37,10 @@ pub struct WaitForReady;
 /// hold the status, otherwise with a [`MeshError`]. Dropping it early cancels the call.
 pub struct ResponseBody(State);
 
-#[expect(clippy::large_enum_variant, reason = "nearly all are live; a box would be an allocation for each response")]
+#[cfg_attr(
+    feature = "http1",
+    expect(clippy::large_enum_variant, reason = "nearly all are live; a box would be an allocation for each response")
+)]
 enum State {
     /// No backend answered: our own words, or none.
     Local(Option<Bytes>),

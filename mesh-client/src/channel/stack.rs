@@ -65,7 +65,10 @@ pub(super) struct Routed {
 }
 
 /// What an attempt came to.
-#[expect(clippy::large_enum_variant, reason = "moved twice a call; a box would be an allocation for each response")]
+#[cfg_attr(
+    feature = "http1",
+    expect(clippy::large_enum_variant, reason = "moved twice a call; a box would be an allocation for each response")
+)]
 enum Ended {
     Answered(Answer),
     /// Without a response. `None` if that is not to be repeated, whatever the policy.
