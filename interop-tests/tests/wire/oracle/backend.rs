@@ -3,7 +3,7 @@
 //! HTTP/2 is h2's, so that a script can reset a stream with any code, before headers and after them. It does NOT know
 //! who calls.
 
-use super::script::{Act, Answer, CALL, Grpc, Stage};
+use super::script::{Act, Answer, Arrival, CALL, Grpc, Stage};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use h2::{RecvStream, server::SendResponse};
@@ -17,11 +17,10 @@ use std::{
     io::{Error, Result},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, watch},
+    sync::Notify,
     task::{JoinHandle, JoinSet},
     time,
 };
@@ -31,9 +30,6 @@ pub(super) const ATTEMPT: &str = "x-oracle-attempt";
 
 /// The trailer that only a backend sends, not a client on its own.
 pub(super) const END: &str = "x-oracle-end";
-
-/// Between headers and the reset behind them: neither library tells when bytes are out, and a reset overtakes them.
-const FLUSH: Duration = Duration::from_millis(30);
 
 /// A gRPC message without fields: not compressed, of length 0.
 pub(super) const MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
@@ -67,13 +63,6 @@ struct Endpoint {
     stage: Stage,
 }
 
-/// What is to be done for one attempt.
-struct Task {
-    act: Act,
-    attempt: usize,
-    gate: watch::Receiver<bool>,
-}
-
 async fn accept(listener: TcpListener, endpoint: Endpoint) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
@@ -93,15 +82,19 @@ async fn serve(socket: TcpStream, endpoint: Endpoint) -> Result<()> {
 }
 
 impl Endpoint {
-    fn task<B>(&self, request: &Request<B>) -> Result<Task> {
+    fn task<B>(&self, request: &Request<B>) -> Result<Arrival> {
         let call = request.headers().get(CALL).and_then(|value| value.to_str().ok());
         let task = call.and_then(|call| self.stage.arrived(call, self.number));
-        let (act, attempt, gate) = task.ok_or_else(|| Error::other("a call that nobody expects"))?;
-        Ok(Task { act, attempt, gate })
+        task.ok_or_else(|| Error::other("a call that nobody expects"))
     }
 }
 
-impl Task {
+impl Arrival {
+    /// Until the caller has the headers: a reset overtakes bytes that are not out yet. One that gave up waits for nothing.
+    async fn begun(&mut self) {
+        let _ = self.begun.wait_for(|begun| *begun).await;
+    }
+
     /// Waits for what the script waits for: the answer, or what else is to be done.
     async fn answer(&mut self, is_grpc: bool) -> std::result::Result<Answer, Act> {
         let success = if is_grpc { Answer::grpc(Grpc::Trailers(0)) } else { Answer::status(200) };
@@ -186,7 +179,7 @@ async fn respond_http2(
             }
             stream.send_data(MESSAGE, false).map_err(Error::other)?;
             if let Act::Broken(reason) = task.act {
-                time::sleep(FLUSH).await;
+                task.begun().await;
                 stream.send_reset(reason);
                 return Ok(());
             }
@@ -231,12 +224,13 @@ async fn respond_http1(endpoint: Endpoint, request: Request<Incoming>) -> Result
     match task.answer(false).await {
         Ok(answer) => {
             let broken = matches!(task.act, Act::Broken(_));
+            let head = task.head(&answer)?;
             let rest = stream::once(async move {
-                time::sleep(FLUSH).await;
+                task.begun().await;
                 Err(Error::other("as the script says"))
             });
             let body = stream::once(async { Ok(Frame::data(MESSAGE)) }).chain(rest.take(usize::from(broken)));
-            Ok(task.head(&answer)?.map(|()| BodyExt::boxed(StreamBody::new(body))))
+            Ok(head.map(|()| BodyExt::boxed(StreamBody::new(body))))
         }
         Err(Act::Silence) => pending().await,
         Err(act) => Err(Error::other(format!("{act:?}"))),

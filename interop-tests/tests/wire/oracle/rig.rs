@@ -124,7 +124,7 @@ impl Rig {
         for attempt in 0.. {
             let id = format!("{}.{}.probe.{attempt}", side.name(), self.round);
             self.stage.expect(&id, call.script.clone(), &gate);
-            let got = side.clone().call(&self.path(probe), &id, &call).await;
+            let got = side.clone().call(&self.path(probe), &id, &call, &self.stage).await;
             self.stage.hits(&id);
             if got.status == Some(200) {
                 return;
@@ -161,9 +161,9 @@ impl Rig {
         // One slot: a call has one result.
         let (over, result) = watch::channel(None);
         let (mut side, path, call, begin) = (side.clone(), self.path(case), call.clone(), Instant::now());
-        let name = id.clone();
+        let (name, stage) = (id.clone(), self.stage.clone());
         tokio::spawn(async move {
-            let got = side.call(&path, &name, &call).await;
+            let got = side.call(&path, &name, &call, &stage).await;
             over.send_replace(Some((got, Instant::now())));
         });
         Running { id, begin, held, result }

@@ -103,7 +103,20 @@ struct Entry {
     hits: Vec<Hit>,
     /// An attempt waits at the gate.
     held: watch::Sender<bool>,
+    /// The caller has the headers of a response.
+    begun: watch::Sender<bool>,
     gate: watch::Receiver<bool>,
+}
+
+/// What a backend needs for an attempt.
+pub(super) struct Arrival {
+    pub(super) act: Act,
+    /// Its number.
+    pub(super) attempt: usize,
+    /// Of its call.
+    pub(super) gate: watch::Receiver<bool>,
+    /// Whether its caller has the headers of a response.
+    pub(super) begun: watch::Receiver<bool>,
 }
 
 impl Stage {
@@ -111,14 +124,19 @@ impl Stage {
     pub(super) fn expect(&self, call: &str, script: Script, gate: &watch::Sender<bool>) -> watch::Receiver<bool> {
         let held = watch::Sender::new(false);
         let seen = held.subscribe();
-        let entry = Entry { script, hits: Vec::new(), held, gate: gate.subscribe() };
+        let entry = Entry { script, hits: Vec::new(), held, begun: watch::Sender::new(false), gate: gate.subscribe() };
         let before = self.locked(|entries| entries.insert(call.to_owned(), entry));
         assert!(before.is_none(), "two calls are {call}");
         seen
     }
 
-    /// An attempt has arrived: what to do with it, its number, and the gate of its call.
-    pub(super) fn arrived(&self, call: &str, endpoint: usize) -> Option<(Act, usize, watch::Receiver<bool>)> {
+    /// The caller has the headers of a response.
+    pub(super) fn begun(&self, call: &str) {
+        self.locked(|entries| entries.get(call).map(|entry| entry.begun.send_replace(true)));
+    }
+
+    /// An attempt has arrived.
+    pub(super) fn arrived(&self, call: &str, endpoint: usize) -> Option<Arrival> {
         self.locked(|entries| {
             let entry = entries.get_mut(call)?;
             let attempt = entry.hits.len();
@@ -127,7 +145,7 @@ impl Stage {
             if act == Act::Gate {
                 entry.held.send_replace(true);
             }
-            Some((act, attempt, entry.gate.clone()))
+            Some(Arrival { act, attempt, gate: entry.gate.clone(), begun: entry.begun.subscribe() })
         })
     }
 

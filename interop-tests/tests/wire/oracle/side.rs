@@ -5,7 +5,7 @@
 use super::{
     backend::{ATTEMPT, END, MESSAGE},
     case::{Call, Got},
-    script::CALL,
+    script::{CALL, Stage},
 };
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -40,8 +40,8 @@ impl Side {
         }
     }
 
-    /// Makes a call that is known as `id`, below `path`.
-    pub(super) async fn call(&mut self, path: &str, id: &str, call: &Call) -> Got {
+    /// Makes a call that the stage knows as `id`, below `path`.
+    pub(super) async fn call(&mut self, path: &str, id: &str, call: &Call, stage: &Stage) -> Got {
         let method = if call.grpc { "POST" } else { "GET" };
         let mut request = Request::builder().method(method).uri(format!("http://oracle{path}call")).header(CALL, id);
         if call.grpc {
@@ -52,13 +52,13 @@ impl Side {
         }
         let request = request.body(()).expect("names and values of scripts are valid");
         match self {
-            Self::Envoy(client) => through_envoy(client, request, call.grpc).await,
-            Self::Ours(channel) => through_ours(channel, request, call.grpc).await,
+            Self::Envoy(client) => through_envoy(client, request, call.grpc, || stage.begun(id)).await,
+            Self::Ours(channel) => through_ours(channel, request, call.grpc, || stage.begun(id)).await,
         }
     }
 }
 
-async fn through_envoy(client: &SendRequest<Bytes>, request: Request<()>, grpc: bool) -> Got {
+async fn through_envoy(client: &SendRequest<Bytes>, request: Request<()>, grpc: bool, begun: impl FnOnce()) -> Got {
     let mut client = client.clone().ready().await.expect("Envoy keeps its connection");
     let (response, mut body) = client.send_request(request, !grpc).expect("a valid request");
     if grpc {
@@ -66,6 +66,7 @@ async fn through_envoy(client: &SendRequest<Bytes>, request: Request<()>, grpc: 
         let _ = body.send_data(MESSAGE, true);
     }
     let Ok(response) = response.await else { return Got::nothing() };
+    begun();
     let (head, mut body) = response.into_parts();
     let mut whole = true;
     while let Some(data) = body.data().await {
@@ -79,9 +80,10 @@ async fn through_envoy(client: &SendRequest<Bytes>, request: Request<()>, grpc: 
     Got::of(&Response::from_parts(head, ()), &trailers.unwrap_or_default(), whole, grpc)
 }
 
-async fn through_ours(channel: &mut MeshChannel, request: Request<()>, grpc: bool) -> Got {
+async fn through_ours(channel: &mut MeshChannel, request: Request<()>, grpc: bool, begun: impl FnOnce()) -> Got {
     let body = if grpc { MESSAGE } else { Bytes::new() };
     let Ok(response) = channel.call(request.map(|()| Full::new(body))).await else { return Got::nothing() };
+    begun();
     let (head, body) = response.into_parts();
     let collected = body.collect().await;
     let trailers = collected.as_ref().ok().and_then(|body| body.trailers().cloned());
