@@ -17,7 +17,7 @@ use mesh_xds::{
                 },
                 endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints},
                 listener::v3::{ApiListener, Listener},
-                route::v3::RouteConfiguration,
+                route::v3::{FilterConfig, RouteConfiguration},
             },
             extensions::{
                 clusters::aggregate::v3::ClusterConfig as AggregateConfig,
@@ -67,28 +67,41 @@ fn each_rule_refuses_the_bad_resource_at_its_field_and_takes_its_twin() {
     assert!(failures.is_empty(), "{} rules fail:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// What YAML cannot say: bytes that are no such message.
-#[test]
-fn a_message_that_cannot_be_read_is_refused_where_it_is_even_when_optional() {
-    let broken = |type_url: String| Some(Any { type_url, value: b"\xff".to_vec() });
-    let filter = |name: &str, any, is_optional| HttpFilter {
+// === What YAML cannot say ===
+
+fn empty(type_url: String) -> Any {
+    Any { type_url, value: Vec::new() }
+}
+
+fn filter(name: &str, any: Any, is_optional: bool) -> HttpFilter {
+    HttpFilter {
         name: name.to_owned(),
         is_optional,
         config_type: Some(ConfigType::TypedConfig(any)),
         ..HttpFilter::default()
-    };
-    let router = Any { type_url: Router::type_url(), value: Vec::new() };
-    let fault = filter("fault", broken(HttpFault::type_url()).unwrap(), true);
+    }
+}
+
+fn manager(http_filters: Vec<HttpFilter>) -> Any {
     let manager = HttpConnectionManager {
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration::default())),
-        http_filters: vec![fault, filter("router", router, false)],
+        http_filters,
         ..HttpConnectionManager::default()
     };
-    let manager = Any { type_url: HttpConnectionManager::type_url(), value: manager.encode_to_vec() };
-    let listener = |any| {
-        let api = ApiListener { api_listener: any };
-        Listener { name: "x".to_owned(), api_listener: Some(api), ..Listener::default() }.encode_to_vec()
-    };
+    Any { type_url: HttpConnectionManager::type_url(), value: manager.encode_to_vec() }
+}
+
+fn listener(any: Option<Any>) -> Vec<u8> {
+    let api = ApiListener { api_listener: any };
+    Listener { name: "x".to_owned(), api_listener: Some(api), ..Listener::default() }.encode_to_vec()
+}
+
+/// Bytes that are no such message.
+#[test]
+fn a_message_that_cannot_be_read_is_refused_where_it_is_even_when_optional() {
+    let broken = |type_url: String| Some(Any { type_url, value: b"\xff".to_vec() });
+    let fault = filter("fault", broken(HttpFault::type_url()).unwrap(), true);
+    let manager = Some(manager(vec![fault, filter("router", empty(Router::type_url()), false)]));
     let cluster = |cluster: Cluster| Cluster { name: "x".to_owned(), ..cluster }.encode_to_vec();
     let socket = TransportSocket {
         name: "envoy.transport_sockets.tls".to_owned(),
@@ -110,7 +123,7 @@ fn a_message_that_cannot_be_read_is_refused_where_it_is_even_when_optional() {
         ClusterLoadAssignment { cluster_name: "x".to_owned(), endpoints: vec![locality], ..Default::default() };
     let table = [
         (Kind::Listener, "api_listener.api_listener", listener(broken(HttpConnectionManager::type_url()))),
-        (Kind::Listener, "api_listener.api_listener.http_filters[0].typed_config", listener(Some(manager))),
+        (Kind::Listener, "api_listener.api_listener.http_filters[0].typed_config", listener(manager)),
         (
             Kind::Cluster,
             "cluster_type.typed_config",
@@ -144,6 +157,47 @@ fn a_message_that_cannot_be_read_is_refused_where_it_is_even_when_optional() {
         let invalid = received(kind, &Any { type_url: kind.type_url().to_owned(), value }).value.expect_err(path);
         assert_eq!(invalid.path, path);
         assert!(invalid.reason.contains("malformed"), "{invalid}");
+    }
+}
+
+/// A filter that is known, and reads messages only: whatever the struct says. The loader has no descriptor of TypedStruct.
+#[test]
+fn a_filter_of_grpc_in_a_typed_struct_is_refused_even_when_optional() {
+    /// Both spellings are the same on the wire.
+    #[derive(Clone, PartialEq, Message)]
+    struct TypedStruct {
+        #[prost(string, tag = "1")]
+        type_url: String,
+    }
+    let router = || filter("router", empty(Router::type_url()), false);
+    for spelling in ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"] {
+        let typed = |type_url| {
+            let value = TypedStruct { type_url }.encode_to_vec();
+            Any { type_url: format!("type.googleapis.com/{spelling}"), value }
+        };
+        let fault = || typed(HttpFault::type_url());
+        let of_route = |says: Any| {
+            let typed_per_filter_config = [("f".to_owned(), says)].into();
+            RouteConfiguration { name: "x".to_owned(), typed_per_filter_config, ..Default::default() }.encode_to_vec()
+        };
+        let wrapper = FilterConfig { config: Some(fault()), is_optional: true, ..FilterConfig::default() };
+        let wrapper = Any { type_url: FilterConfig::type_url(), value: wrapper.encode_to_vec() };
+        let filters = "api_listener.api_listener.http_filters";
+        let table = [
+            (Kind::Listener, format!("{filters}[0].typed_config"), {
+                listener(Some(manager(vec![filter("f", fault(), true), router()])))
+            }),
+            (Kind::Listener, format!("{filters}[0].typed_config"), {
+                listener(Some(manager(vec![filter("router", typed(Router::type_url()), false)])))
+            }),
+            (Kind::RouteConfig, r#"typed_per_filter_config["f"]"#.to_owned(), of_route(fault())),
+            (Kind::RouteConfig, r#"typed_per_filter_config["f"].config"#.to_owned(), of_route(wrapper)),
+        ];
+        for (kind, path, value) in table {
+            let invalid = received(kind, &Any { type_url: kind.type_url().to_owned(), value }).value.expect_err(&path);
+            assert_eq!(invalid.path, path);
+            assert!(invalid.reason.ends_with("must not come in a TypedStruct"), "{invalid}");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     scope::Scope,
 };
 use crate::resource::{
-    CustomFilter, FilterOverride, FilterOverrides, FilterType, HttpFault, HttpFilter, HttpFilterConfig, Invalid,
+    CustomFilter, FilterOverride, FilterOverrides, FilterType, HttpFilter, HttpFilterConfig, Invalid,
 };
 use envoy_types::pb::{
     envoy::{
@@ -102,20 +102,19 @@ fn http_filter(filter: &pb::HttpFilter, scope: &mut Scope<'_>) -> Result<Option<
 fn known_type(any: &Any, scope: &mut Scope<'_>) -> Result<Option<Known>, Invalid> {
     let envelope = TypedStruct::unpack(any, scope)?;
     let name = type_name(envelope.as_ref().map_or(&any.type_url, |envelope| &envelope.type_url));
-    if name == Router::full_name() {
-        // "Router fields ignored" - A39; they still have to be a router's.
-        if envelope.is_none() {
-            unpack::<Router>(any, scope)?;
+    let is_router = name == Router::full_name();
+    if is_router || name == HttpFaultPb::full_name() {
+        // The type in the envelope finds the filter, which is handed the TypedStruct (A39). gRPC's own read messages
+        // only: grpc-go's and C-core's refuse it.
+        if envelope.is_some() {
+            return Err(scope.invalid(format!("{name} must not come in a TypedStruct")));
         }
-        return Ok(Some(Known::Router));
-    }
-    if name == HttpFaultPb::full_name() {
-        let fault = if envelope.is_some() {
-            scope.ignore_here("a fault in a TypedStruct is not read: has no effect");
-            HttpFault::default()
-        } else {
-            http_fault(unpack(any, scope)?, scope)?
-        };
+        if is_router {
+            // "Router fields ignored" - A39; they still have to be a router's.
+            unpack::<Router>(any, scope)?;
+            return Ok(Some(Known::Router));
+        }
+        let fault = http_fault(unpack(any, scope)?, scope)?;
         return Ok(Some(Known::Filter(HttpFilterConfig::Fault(Arc::new(fault)))));
     }
     let Some(kind) = scope.context.extensions.filter(name) else {

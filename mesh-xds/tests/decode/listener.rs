@@ -1,29 +1,9 @@
 //! Listeners and their HTTP connection managers.
 
-use super::{context, received, reports};
-use mesh_xds::{
-    control_plane::{
-        proto::{
-            envoy::{
-                config::{
-                    listener::v3::{ApiListener, Listener},
-                    route::v3::RouteConfiguration,
-                },
-                extensions::filters::network::http_connection_manager::v3::{
-                    self as pb, http_connection_manager::RouteSpecifier,
-                },
-            },
-            google::protobuf::Any,
-        },
-        resources::pack,
-    },
-    decode::decode,
-    resource::{
-        HttpConnectionManager, HttpFault, HttpFilter, HttpFilterConfig, Kind, ListenerKind, Received, Resource,
-        RouteSource,
-    },
+use super::{received, reports};
+use mesh_xds::resource::{
+    HttpConnectionManager, HttpFault, HttpFilter, HttpFilterConfig, Kind, ListenerKind, Received, Resource, RouteSource,
 };
-use prost::Message;
 use std::{sync::Arc, time::Duration};
 
 fn api(routes: &str, filters: &str, rest: &str) -> (HttpConnectionManager, Vec<String>) {
@@ -90,34 +70,6 @@ fn an_unknown_optional_filter_is_skipped_and_reported() {
             "api_listener.api_listener.http_filters[0]: unknown filter, optional: skipped"
         ]
     );
-}
-
-#[test]
-fn a_custom_config_may_come_in_a_typed_struct() {
-    // The descriptors of the loader lack TypedStruct, so this one is put together by hand: field 1 is the type.
-    let name = "x/envoy.extensions.filters.http.fault.v3.HTTPFault";
-    let length = u8::try_from(name.len()).expect("one byte of length");
-    let value = [&[0x0a, length], name.as_bytes()].concat();
-    let filter = |name: &str, type_url: &str, value: Vec<u8>| pb::HttpFilter {
-        name: name.to_owned(),
-        config_type: Some(pb::http_filter::ConfigType::TypedConfig(Any { type_url: type_url.to_owned(), value })),
-        ..Default::default()
-    };
-    let manager = pb::HttpConnectionManager {
-        route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration::default())),
-        http_filters: vec![
-            filter("f", "type.googleapis.com/xds.type.v3.TypedStruct", value),
-            filter("r", "x/envoy.extensions.filters.http.router.v3.Router", Vec::new()),
-        ],
-        ..Default::default()
-    };
-    let api_listener = Some(ApiListener { api_listener: Some(pack(manager)) });
-    let listener = Listener { name: "x".to_owned(), api_listener, ..Default::default() };
-    let bytes = listener.encode_to_vec().into();
-    let ListenerKind::Api(http) = kind(decode(Kind::Listener, Kind::Listener.type_url(), &bytes, &context())) else {
-        panic!("a socket listener")
-    };
-    assert_eq!(http.filters, [fault(HttpFault::default())]);
 }
 
 #[test]
