@@ -6,8 +6,8 @@
 
 use crate::{
     endpoint::{Endpoint, SendFailure, Slot},
-    error::ReplyForm,
-    outlier::{Ending, http_status_of},
+    error::{ReplyForm, http_status_of},
+    outlier::Ending,
 };
 use http::{HeaderMap, StatusCode, response};
 use mesh_xds::load::{CallLoad, LocalityLoad};

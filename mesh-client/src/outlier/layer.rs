@@ -3,8 +3,8 @@
 //! There is no task: whoever asks whether a service is ready sweeps when it is time. A service's error counts as a
 //! connection that broke. Which service a call goes to is NOT decided here.
 
-use super::{Change, Detector, Ending, Stats, Trip, http_status_of};
-use crate::error::ReplyForm;
+use super::{Change, Detector, Ending, Stats, Trip};
+use crate::error::{ReplyForm, http_status_of};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use mesh_xds::resource::OutlierDetection;

@@ -14,22 +14,3 @@ mod stats;
 pub(crate) use detector::{Change, Detector, Trip};
 pub use layer::{Outlier, OutlierBody, OutlierFuture, OutlierLayer};
 pub(crate) use stats::{Ending, Stats, Streak, Tally};
-
-/// The HTTP status that stands for a gRPC status, as Envoy has it (`Grpc::Utility::grpcToHttpStatus`).
-pub(crate) fn http_status_of(grpc_status: &[u8]) -> u16 {
-    match grpc_status {
-        b"0" => 200,
-        b"1" => 499,
-        b"3" | b"9" | b"11" => 400,
-        b"4" => 504,
-        b"5" => 404,
-        b"6" | b"10" => 409,
-        b"7" => 403,
-        b"8" => 429,
-        b"12" => 501,
-        b"14" => 503,
-        b"16" => 401,
-        // UNKNOWN, INTERNAL, DATA_LOSS, and what is no code.
-        _ => 500,
-    }
-}

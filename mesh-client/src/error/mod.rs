@@ -1,7 +1,11 @@
 //! Why a call failed, and the one place that says so in gRPC's or HTTP's own words.
 //!
-//! Below this file failures are causes; only here do they become a gRPC status (trailers-only) or an HTTP status code.
+//! Below this room failures are causes; only here do they become a gRPC status (trailers-only) or an HTTP status code.
 //! Every text names the xDS node and, where there is one, the resource. Nothing here decides about retries.
+
+mod grpc;
+
+pub(crate) use grpc::{code_of_reset, grpc_code_of, http_status_of, write_grpc_status};
 
 use crate::{call::ResponseBody, endpoint::SendFailure};
 use bytes::Bytes;
@@ -280,19 +284,6 @@ impl MeshError {
     }
 }
 
-/// A gRPC status as headers or trailers.
-pub(crate) fn write_grpc_status(headers: &mut HeaderMap, code: u8, message: &[u8]) {
-    headers.insert("grpc-status", HeaderValue::from(u16::from(code)));
-    if let Ok(message) = HeaderValue::try_from(grpc::percent_encode(message)) {
-        headers.insert("grpc-message", message);
-    }
-}
-
-/// The gRPC code that stands for an HTTP status ("HTTP to gRPC Status Code Mapping").
-pub(crate) fn grpc_code_of(status: StatusCode) -> u8 {
-    grpc::from_http(status.as_u16())
-}
-
 impl fmt::Display for MeshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (cause, node) = (self.cause.to_string(), &*self.node);
@@ -344,61 +335,5 @@ impl Cause {
             SendFailure::Invalid(reason) => return Self::InvalidRequest(reason),
         };
         Self::Connection { cluster, peer, reason }
-    }
-}
-
-/// "HTTP2 Code → GRPC Code" (gRPC over HTTP/2, "Errors").
-pub(crate) fn code_of_reset(code: u32) -> u8 {
-    match code {
-        0x7 => grpc::UNAVAILABLE,
-        0x8 => grpc::CANCELLED,
-        0xb => grpc::RESOURCE_EXHAUSTED,
-        0xc => grpc::PERMISSION_DENIED,
-        _ => grpc::INTERNAL,
-    }
-}
-
-/// gRPC's numbers.
-mod grpc {
-    pub(super) const CANCELLED: u8 = 1;
-    pub(super) const UNKNOWN: u8 = 2;
-    pub(super) const DEADLINE_EXCEEDED: u8 = 4;
-    pub(super) const PERMISSION_DENIED: u8 = 7;
-    pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
-    pub(super) const UNIMPLEMENTED: u8 = 12;
-    pub(super) const INTERNAL: u8 = 13;
-    pub(super) const UNAVAILABLE: u8 = 14;
-    pub(super) const UNAUTHENTICATED: u8 = 16;
-
-    /// "HTTP to gRPC Status Code Mapping"
-    pub(super) fn from_http(status: u16) -> u8 {
-        match status {
-            400 => INTERNAL,
-            401 => UNAUTHENTICATED,
-            403 => PERMISSION_DENIED,
-            404 => UNIMPLEMENTED,
-            429 | 502..=504 => UNAVAILABLE,
-            _ => UNKNOWN,
-        }
-    }
-
-    /// `Status-Message` is percent-encoded: "%x20-%x24 / %x26-%x7E" stay as they are (gRPC over HTTP/2).
-    pub(super) fn percent_encode(text: &[u8]) -> String {
-        let mut encoded = String::with_capacity(text.len());
-        for &byte in text {
-            match byte {
-                b'%' | 0..0x20 | 0x7f.. => encoded.push_str(&format!("%{byte:02X}")),
-                _ => encoded.push(char::from(byte)),
-            }
-        }
-        encoded
-    }
-
-    #[cfg(test)]
-    mod tests {
-        #[test]
-        fn messages_are_percent_encoded() {
-            assert_eq!(super::percent_encode("50% é\n".as_bytes()), "50%25 %C3%A9%0A");
-        }
     }
 }
