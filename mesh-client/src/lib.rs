@@ -61,7 +61,7 @@ pub mod circuit_breaking {
 /// Fault injection: on any service, by [`FaultLayer`](fault::FaultLayer), with the rules that the mesh has from the control
 /// plane (A33).
 pub mod fault {
-    pub use crate::filter::{Fault, FaultBody, FaultFuture, FaultLayer, active_faults};
+    pub use crate::filter::{Fault, FaultFuture, FaultLayer, active_faults};
     pub use mesh_xds::resource::{AbortSource, DelaySource, FaultAbort, FaultDelay, FaultPercentage, HttpFault};
 }
 
@@ -85,10 +85,10 @@ pub use channel::HttpVersion;
 pub use channel::{FailingCluster, MeshChannel, NotReady, ResponseFuture};
 pub use cluster::EndpointReport;
 pub use endpoint::EndpointState;
-pub use error::{Cause, MeshError};
+pub use error::{Cause, MeshError, ReplyForm};
 pub use filter::{Filter, FilterRequest, Outcome, Verdict};
 pub use http_client::HttpClient;
 pub use mesh::{Mesh, TargetError};
 pub use mesh_xds::{Bootstrap, BootstrapError};
-pub use reply::Reply;
+pub use reply::{Reply, ReplyBody};
 pub use status::{ChannelState, ChannelStatus, ClusterStatus, MeshStatus};

@@ -4,9 +4,12 @@
 //! limits only `max_requests` has an effect here.
 
 use super::{Breaker, Full, Permit};
-use crate::{error::ReplyForm, reply::Reply};
+use crate::{
+    error::ReplyForm,
+    reply::{Reply, ReplyBody},
+};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use mesh_xds::resource::CircuitBreakers;
 use pin_project_lite::pin_project;
@@ -80,7 +83,7 @@ impl<S, B, R> Service<Request<B>> for CircuitBreaker<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
 {
-    type Response = Response<CircuitBreakerBody<R>>;
+    type Response = Response<ReplyBody<CircuitBreakerBody<R>>>;
     type Error = S::Error;
     type Future = CircuitBreakerFuture<S::Future>;
 
@@ -99,8 +102,7 @@ where
 
 fn refusal(Full { max }: Full, form: ReplyForm) -> Response<Bytes> {
     let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, format!("circuit open: {max} calls are in flight"));
-    let overloaded = HeaderName::from_static("x-envoy-overloaded");
-    reply.with_header(overloaded, HeaderValue::from_static("true")).into_response(form)
+    reply.overloaded().into_response(form)
 }
 
 // === CircuitBreakerFuture ===
@@ -131,7 +133,7 @@ impl<F, R, E> Future for CircuitBreakerFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
-    type Output = Result<Response<CircuitBreakerBody<R>>, E>;
+    type Output = Result<Response<ReplyBody<CircuitBreakerBody<R>>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
@@ -139,11 +141,11 @@ where
                 let result = ready!(future.poll(cx));
                 // An error ends the call here.
                 let permit = permit.take();
-                let of_service = |body| CircuitBreakerBody { of_service: Some(body), permit, text: None };
-                Poll::Ready(result.map(|response| response.map(of_service)))
+                let counted = |inner| ReplyBody::of_service(CircuitBreakerBody { inner, permit });
+                Poll::Ready(result.map(|response| response.map(counted)))
             }
             Projected::Refused { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(response.map(CircuitBreakerBody::of_refusal))),
+                Some(response) => Poll::Ready(Ok(response.map(ReplyBody::of_reply))),
                 // Polled again after the response, as a future must not be.
                 None => Poll::Pending,
             },
@@ -160,32 +162,22 @@ impl<F> fmt::Debug for CircuitBreakerFuture<F> {
 // === CircuitBreakerBody ===
 
 pin_project! {
-    /// The body of a response: the service's, which is in flight until its end, or the text of a refusal.
+    /// The service's response body: in flight until its end.
     #[derive(Debug)]
     pub struct CircuitBreakerBody<R> {
         #[pin]
-        of_service: Option<R>,
+        inner: R,
         permit: Option<Permit>,
-        text: Option<Bytes>,
     }
 }
 
-impl<R> CircuitBreakerBody<R> {
-    fn of_refusal(text: Bytes) -> Self {
-        Self { of_service: None, permit: None, text: Some(text).filter(|text| !text.is_empty()) }
-    }
-}
-
-impl<R: Body<Data = Bytes>> Body for CircuitBreakerBody<R> {
-    type Data = Bytes;
+impl<R: Body> Body for CircuitBreakerBody<R> {
+    type Data = R::Data;
     type Error = R::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let this = self.project();
-        let Some(body) = this.of_service.as_pin_mut() else {
-            return Poll::Ready(this.text.take().map(|text| Ok(Frame::data(text))));
-        };
-        let frame = ready!(body.poll_frame(cx));
+        let frame = ready!(this.inner.poll_frame(cx));
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
             // Trailers, an error, or no more.
             *this.permit = None;
@@ -194,12 +186,11 @@ impl<R: Body<Data = Bytes>> Body for CircuitBreakerBody<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.of_service.as_ref().map_or_else(|| self.text.is_none(), Body::is_end_stream)
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let text = || SizeHint::with_exact(self.text.as_ref().map_or(0, |text| text.len() as u64));
-        self.of_service.as_ref().map_or_else(text, Body::size_hint)
+        self.inner.size_hint()
     }
 }
 

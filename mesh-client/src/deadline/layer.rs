@@ -4,11 +4,11 @@
 
 use super::{Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit};
 use crate::{
-    error::{Cause, ReplyForm, write_grpc_status},
-    reply::Reply,
+    error::{Cause, ReplyForm},
+    reply::ReplyBody,
 };
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
@@ -22,9 +22,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 type BoxError = Box<dyn Error + Send + Sync>;
-
-/// gRPC's DEADLINE_EXCEEDED.
-const DEADLINE_EXCEEDED: u8 = 4;
 
 /// How long calls may take, responses included. Unset and zero are no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,7 +93,7 @@ impl<S, B, R> Service<Request<B>> for Timeout<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
 {
-    type Response = Response<TimeoutBody<R>>;
+    type Response = Response<ReplyBody<TimeoutBody<R>>>;
     type Error = S::Error;
     type Future = TimeoutFuture<S::Future>;
 
@@ -115,8 +112,8 @@ where
     }
 }
 
-fn late(after: Duration) -> String {
-    Cause::DeadlineExceeded { after, waiting_for: None }.to_string()
+fn late(after: Duration) -> Cause {
+    Cause::DeadlineExceeded { after, waiting_for: None }
 }
 
 pin_project! {
@@ -134,38 +131,32 @@ impl<F, R, E> Future for TimeoutFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
-    type Output = Result<Response<TimeoutBody<R>>, E>;
+    type Output = Result<Response<ReplyBody<TimeoutBody<R>>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         // A call that is done counts, however late.
         if let Poll::Ready(called) = this.call.poll(cx) {
             let (deadline, form) = (this.deadline.take(), *this.form);
-            return Poll::Ready(
-                called
-                    .map(|response| response.map(|body| TimeoutBody { inner: Some(body), deadline, form, text: None })),
-            );
+            let limited = |inner| ReplyBody::of_service(TimeoutBody { inner: Some(inner), deadline, form });
+            return Poll::Ready(called.map(|response| response.map(limited)));
         }
         let Some(deadline) = this.deadline else { return Poll::Pending };
-        let after = ready!(deadline.poll(cx));
-        let reply = Reply::new(StatusCode::GATEWAY_TIMEOUT, late(after)).with_grpc_status(DEADLINE_EXCEEDED);
-        let response = reply.into_response(*this.form);
-        Poll::Ready(Ok(response.map(|text| {
-            let text = Some(text).filter(|text| !text.is_empty());
-            TimeoutBody { inner: None, deadline: None, form: *this.form, text }
-        })))
+        let cause = late(ready!(deadline.poll(cx)));
+        let response = cause.reply(cause.to_string()).into_response(*this.form);
+        Poll::Ready(Ok(response.map(ReplyBody::of_reply)))
     }
 }
 
 pin_project! {
-    /// The body of a response: the service's until the deadline, or the text of a 504.
+    /// The service's response body, until the deadline.
     #[derive(Debug)]
     pub struct TimeoutBody<R> {
+        // None once it is late.
         #[pin]
         inner: Option<R>,
         deadline: Option<Deadline>,
         form: ReplyForm,
-        text: Option<Bytes>,
     }
 }
 
@@ -179,9 +170,7 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(body) = this.inner.as_mut().as_pin_mut() else {
-            return Poll::Ready(this.text.take().map(|text| Ok(Frame::data(text))));
-        };
+        let Some(body) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
         let passed = || this.deadline.as_ref().and_then(Deadline::passed);
         let frame = body.poll_frame(cx);
         let after = match &frame {
@@ -196,23 +185,19 @@ where
         let Some(after) = after else { return frame.map(|frame| frame.map(|frame| frame.map_err(Into::into))) };
         // Nothing comes after this; dropping the body ends the call.
         this.inner.set(None);
+        let cause = late(after);
         Poll::Ready(Some(match this.form {
-            ReplyForm::Grpc => {
-                let mut trailers = HeaderMap::with_capacity(2);
-                write_grpc_status(&mut trailers, DEADLINE_EXCEEDED, late(after).as_bytes());
-                Ok(Frame::trailers(trailers))
-            }
-            ReplyForm::Http => Err(late(after).into()),
+            ReplyForm::Grpc => Ok(Frame::trailers(cause.trailers(&cause.to_string()))),
+            ReplyForm::Http => Err(cause.to_string().into()),
         }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().map_or_else(|| self.text.is_none(), Body::is_end_stream)
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let text = || SizeHint::with_exact(self.text.as_ref().map_or(0, |text| text.len() as u64));
-        self.inner.as_ref().map_or_else(text, Body::size_hint)
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

@@ -7,17 +7,10 @@ mod grpc;
 
 pub(crate) use grpc::{code_of_reset, grpc_code_of, http_status_of, write_grpc_status};
 
-use crate::{call::ResponseBody, endpoint::SendFailure};
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, StatusCode,
-    header::{self, HeaderName},
-};
+use crate::{call::ResponseBody, endpoint::SendFailure, reply::Reply};
+use http::{HeaderMap, StatusCode, header};
 use mesh_xds::resource::ClusterName;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
-
-/// "set on a local reply when a request was dropped by a circuit breaker" (Envoy).
-const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// A call that this library failed, with its cause.
 ///
@@ -224,63 +217,25 @@ impl MeshError {
 
     /// The gRPC status code that stands for the cause.
     pub fn grpc_code(&self) -> u8 {
-        match &self.cause {
-            Cause::DeadlineExceeded { .. } | Cause::TryTimeout { .. } | Cause::IdleTimeout { .. } => {
-                grpc::DEADLINE_EXCEEDED
-            }
-            Cause::RequestBody(_) => grpc::CANCELLED,
-            Cause::InvalidRequest(_) | Cause::Unacceptable { .. } | Cause::FilterPanicked { .. } => grpc::INTERNAL,
-            Cause::Reset { code, .. } => code_of_reset(*code),
-            _ => grpc::UNAVAILABLE,
-        }
+        self.cause.grpc_code()
     }
 
     /// The HTTP status code that stands for the cause.
     pub fn http_status(&self) -> StatusCode {
-        match &self.cause {
-            Cause::DeadlineExceeded { .. } | Cause::TryTimeout { .. } | Cause::IdleTimeout { .. } => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
-            Cause::Unacceptable { .. } => StatusCode::BAD_GATEWAY,
-            Cause::FilterPanicked { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Cause::InvalidRequest(_) | Cause::RequestBody(_) => StatusCode::BAD_REQUEST,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        }
+        self.cause.http_status()
     }
 
     /// The whole response that the caller gets instead of a backend's.
     pub(crate) fn into_response(self, form: ReplyForm) -> http::Response<ResponseBody> {
-        let mut response = match form {
-            ReplyForm::Grpc => {
-                let mut response = http::Response::new(ResponseBody::empty());
-                let headers = response.headers_mut();
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-                self.write_status(headers);
-                response
-            }
-            ReplyForm::Http => {
-                let mut response = http::Response::new(ResponseBody::local(Bytes::from(self.to_string())));
-                *response.status_mut() = self.http_status();
-                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-                if matches!(self.cause, Cause::CircuitOpen { .. } | Cause::TooManyPending { .. }) {
-                    response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
-                }
-                response
-            }
-        };
+        let reply = self.cause.reply(self.to_string());
+        let mut response = reply.into_response(form).map(ResponseBody::local);
         response.extensions_mut().insert(self);
         response
     }
 
     /// The status as final trailers, for a response that had begun.
     pub(crate) fn into_trailers(self) -> HeaderMap {
-        let mut trailers = HeaderMap::with_capacity(2);
-        self.write_status(&mut trailers);
-        trailers
-    }
-
-    fn write_status(&self, headers: &mut HeaderMap) {
-        write_grpc_status(headers, self.grpc_code(), self.to_string().as_bytes());
+        self.cause.trailers(&self.to_string())
     }
 }
 
@@ -295,9 +250,9 @@ impl fmt::Display for MeshError {
 
 impl std::error::Error for MeshError {}
 
-/// In whose words a caller is told of a failure.
+/// In whose words a caller is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReplyForm {
+pub enum ReplyForm {
     /// Trailers-only, `grpc-status` and `grpc-message`.
     Grpc,
     /// A status code and a text.
@@ -305,8 +260,8 @@ pub(crate) enum ReplyForm {
 }
 
 impl ReplyForm {
-    /// Whether a request is gRPC.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    /// gRPC's if the request's content type is.
+    pub fn of(headers: &HeaderMap) -> Self {
         match headers.get(header::CONTENT_TYPE) {
             Some(value) if value.as_bytes().starts_with(b"application/grpc") => Self::Grpc,
             _ => Self::Http,
@@ -315,6 +270,46 @@ impl ReplyForm {
 }
 
 impl Cause {
+    fn grpc_code(&self) -> u8 {
+        match self {
+            Self::DeadlineExceeded { .. } | Self::TryTimeout { .. } | Self::IdleTimeout { .. } => {
+                grpc::DEADLINE_EXCEEDED
+            }
+            Self::RequestBody(_) => grpc::CANCELLED,
+            Self::InvalidRequest(_) | Self::Unacceptable { .. } | Self::FilterPanicked { .. } => grpc::INTERNAL,
+            Self::Reset { code, .. } => code_of_reset(*code),
+            _ => grpc::UNAVAILABLE,
+        }
+    }
+
+    fn http_status(&self) -> StatusCode {
+        match self {
+            Self::DeadlineExceeded { .. } | Self::TryTimeout { .. } | Self::IdleTimeout { .. } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::Unacceptable { .. } => StatusCode::BAD_GATEWAY,
+            Self::FilterPanicked { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::InvalidRequest(_) | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What the caller is told in the place of a response.
+    pub(crate) fn reply(&self, text: String) -> Reply {
+        let reply = Reply::new(self.http_status(), text).with_grpc_status(self.grpc_code());
+        match self {
+            Self::CircuitOpen { .. } | Self::TooManyPending { .. } => reply.overloaded(),
+            _ => reply,
+        }
+    }
+
+    /// The status as final trailers, for a response that had begun.
+    pub(crate) fn trailers(&self, text: &str) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(2);
+        write_grpc_status(&mut trailers, self.grpc_code(), text.as_bytes());
+        trailers
+    }
+
     /// Says what the deadline was spent waiting for.
     pub(crate) fn waiting_for(self, missing: impl FnOnce() -> Arc<str>) -> Self {
         match self {

@@ -24,7 +24,7 @@ mod makers;
 mod request;
 
 pub(crate) use chain::{Chain, Passed};
-pub use fault::{Fault, FaultBody, FaultFuture, FaultLayer, active_faults};
+pub use fault::{Fault, FaultFuture, FaultLayer, active_faults};
 pub(crate) use levels::{Level, LevelBuilder};
 pub(crate) use makers::Makers;
 pub use request::{Filter, FilterRequest, Outcome, Verdict};

@@ -3,13 +3,9 @@
 //! A call that is spared costs the draws, and its future is the service's own. It does NOT retry what it aborts.
 
 use super::{Active, FaultFilter, Turn};
-use crate::{
-    error::ReplyForm,
-    filter::{FilterRequest, Reply},
-};
+use crate::{error::ReplyForm, filter::FilterRequest, reply::ReplyBody};
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
 use mesh_xds::resource::HttpFault;
 use pin_project_lite::pin_project;
 use std::{
@@ -79,7 +75,7 @@ impl<S, B, R> Service<Request<B>> for Fault<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
 {
-    type Response = Response<FaultBody<R>>;
+    type Response = Response<ReplyBody<R>>;
     type Error = S::Error;
     type Future = FaultFuture<S, B>;
 
@@ -99,7 +95,7 @@ where
                 let unready = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, unready);
                 let then = match reply {
-                    Some(reply) => Then::Reply(reply, form),
+                    Some(reply) => Then::Reply(reply.into_response(form)),
                     None => Then::Call(ready, request),
                 };
                 State::Faulted {
@@ -147,21 +143,21 @@ pin_project! {
 /// What follows a delay.
 enum Then<S, B> {
     Call(S, Request<B>),
-    Reply(Reply, ReplyForm),
+    Reply(Response<Bytes>),
 }
 
 impl<S, B, R> Future for FaultFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
 {
-    type Output = Result<Response<FaultBody<R>>, S::Error>;
+    type Output = Result<Response<ReplyBody<R>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
                 Projected::Called { future } => {
-                    return future.poll(cx).map_ok(|response| response.map(FaultBody::of_service));
+                    return future.poll(cx).map_ok(|response| response.map(ReplyBody::of_service));
                 }
                 Projected::Faulted { wait, then, active } => {
                     if let Some(wait) = wait {
@@ -169,9 +165,7 @@ where
                     }
                     *active = None;
                     match then.take() {
-                        Some(Then::Reply(reply, form)) => {
-                            return Poll::Ready(Ok(reply.into_response(form).map(FaultBody::of_reply)));
-                        }
+                        Some(Then::Reply(response)) => return Poll::Ready(Ok(response.map(ReplyBody::of_reply))),
                         Some(Then::Call(mut service, request)) => {
                             let future = service.call(request);
                             state.set(State::Called { future });
@@ -188,49 +182,5 @@ where
 impl<S: Service<Request<B>>, B> fmt::Debug for FaultFuture<S, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FaultFuture").finish_non_exhaustive()
-    }
-}
-
-// === FaultBody ===
-
-pin_project! {
-    /// The body of a response: the service's, or the text of an abort.
-    #[derive(Debug)]
-    pub struct FaultBody<R> {
-        #[pin]
-        of_service: Option<R>,
-        text: Option<Bytes>,
-    }
-}
-
-impl<R> FaultBody<R> {
-    fn of_service(body: R) -> Self {
-        Self { of_service: Some(body), text: None }
-    }
-
-    fn of_reply(text: Bytes) -> Self {
-        Self { of_service: None, text: Some(text).filter(|text| !text.is_empty()) }
-    }
-}
-
-impl<R: Body<Data = Bytes>> Body for FaultBody<R> {
-    type Data = Bytes;
-    type Error = R::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
-        let this = self.project();
-        match this.of_service.as_pin_mut() {
-            Some(body) => body.poll_frame(cx),
-            None => Poll::Ready(this.text.take().map(|text| Ok(Frame::data(text)))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.of_service.as_ref().map_or_else(|| self.text.is_none(), Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let text = || SizeHint::with_exact(self.text.as_ref().map_or(0, |text| text.len() as u64));
-        self.of_service.as_ref().map_or_else(text, Body::size_hint)
     }
 }

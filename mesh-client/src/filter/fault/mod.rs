@@ -11,7 +11,7 @@
 
 mod layer;
 
-pub use layer::{Fault, FaultBody, FaultFuture, FaultLayer};
+pub use layer::{Fault, FaultFuture, FaultLayer};
 
 use super::{Filter, FilterRequest, Reply, Verdict};
 use crate::route::RequestHead;
