@@ -199,15 +199,7 @@ impl RetryLayer {
         form: ReplyForm,
         ended: Ended<R>,
     ) -> (Verdict, Ended<R>) {
-        let request = RequestHead {
-            method: &head.method,
-            path: head.uri.path(),
-            query: head.uri.query(),
-            scheme: head.uri.scheme_str().unwrap_or("http"),
-            authority: head.uri.authority().map_or("", |authority| authority.as_str()),
-            headers: &head.headers,
-            is_grpc: form == ReplyForm::Grpc,
-        };
+        let request = RequestHead::of(head, form == ReplyForm::Grpc);
         match ended {
             Ended::Answered(response) => {
                 let (head, body) = response.into_parts();

@@ -29,7 +29,7 @@ pub struct RequestHead<'a> {
 }
 
 impl<'a> RequestHead<'a> {
-    /// What a filter may match: the head as it is to be sent, authority and all.
+    /// What a filter or a retry policy may match: the head as it is to be sent, authority and all.
     pub(crate) fn of(head: &'a request::Parts, is_grpc: bool) -> Self {
         Self {
             method: &head.method,
