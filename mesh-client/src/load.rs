@@ -1,20 +1,17 @@
 //! One attempt in the books of load reports (LRS) and of outlier detection (A50): from the pick to the end of the response
 //! body.
 //!
-//! Where the cluster has neither, these are two `None`s that are looked at: no count, no clock, no allocation. What counts as
-//! a success is decided here and nowhere else; what becomes of the counts is NOT known.
+//! Where the cluster has neither, these are two `None`s that are looked at: no count, no clock, no allocation. Which answers
+//! are successes is [`Ending`]'s to say; what becomes of the counts is NOT known.
 
 use crate::{
     endpoint::{Endpoint, SendFailure, Slot},
-    error::{ReplyForm, http_status_of},
+    error::ReplyForm,
     outlier::Ending,
 };
-use http::{HeaderMap, StatusCode, response};
+use http::{HeaderMap, response};
 use mesh_xds::load::{CallLoad, LocalityLoad};
 use std::sync::Arc;
-
-/// The trailer with the outcome of a gRPC call.
-const GRPC_STATUS: &str = "grpc-status";
 
 /// An attempt that is in progress until this is dropped. It has failed unless it is known to have succeeded: who cancels
 /// counts as an error, as in grpc-go.
@@ -41,30 +38,25 @@ impl Attempt {
             ReplyForm::Grpc if is_whole => self.trailers(&head.headers),
             // gRPC's outcome is in the trailers.
             ReplyForm::Grpc => {}
-            ReplyForm::Http => {
-                // As in Envoy: errors are the server's errors; 4xx is an answer.
-                let success = head.status < StatusCode::INTERNAL_SERVER_ERROR;
-                if let Some(load) = &mut self.load {
-                    load.succeeded(success);
-                }
-                self.tell(Ending::Answered { success, status: head.status.as_u16() });
-            }
+            ReplyForm::Http => self.answered(Ending::of_http(head.status)),
         }
     }
 
     /// The trailers are here.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
         if self.form == ReplyForm::Grpc {
-            let status = trailers.get(GRPC_STATUS).map(|status| status.as_bytes());
-            let success = status == Some(b"0");
-            if let Some(load) = &mut self.load {
-                load.succeeded(success);
-            }
-            self.tell(Ending::Answered { success, status: status.map_or(500, http_status_of) });
+            self.answered(Ending::of_grpc(trailers));
         }
         if let Some(load) = &mut self.load {
             load.trailers(trailers);
         }
+    }
+
+    fn answered(&mut self, ending: Ending) {
+        if let Some(load) = &mut self.load {
+            load.succeeded(ending.is_success());
+        }
+        self.tell(ending);
     }
 
     /// There was no response: the connection broke, or the server reset the stream.

@@ -4,7 +4,7 @@
 //! connection that broke. Which service a call goes to is NOT decided here.
 
 use super::{Change, Detector, Ending, Stats, Trip};
-use crate::error::{ReplyForm, http_status_of};
+use crate::error::ReplyForm;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use mesh_xds::resource::OutlierDetection;
@@ -248,17 +248,13 @@ impl Watch {
             // Trailers-only: the head is the trailers.
             ReplyForm::Grpc if is_whole => self.trailers(headers),
             ReplyForm::Grpc => {}
-            ReplyForm::Http => {
-                self.tell(Ending::Answered { success: !status.is_server_error(), status: status.as_u16() });
-            }
+            ReplyForm::Http => self.tell(Ending::of_http(status)),
         }
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
         if self.form == ReplyForm::Grpc {
-            let status = trailers.get("grpc-status").map(|status| status.as_bytes());
-            let ending = Ending::Answered { success: status == Some(b"0"), status: status.map_or(500, http_status_of) };
-            self.tell(ending);
+            self.tell(Ending::of_grpc(trailers));
         }
     }
 }

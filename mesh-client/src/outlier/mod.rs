@@ -8,9 +8,11 @@
 //! sockets, which the cluster's worker owns. What becomes of an ejected endpoint is NOT decided here.
 
 mod detector;
+mod ending;
 mod layer;
 mod stats;
 
 pub(crate) use detector::{Change, Detector, Trip};
+pub(crate) use ending::Ending;
 pub use layer::{Outlier, OutlierBody, OutlierFuture, OutlierLayer};
-pub(crate) use stats::{Ending, Stats, Streak, Tally};
+pub(crate) use stats::{Stats, Streak, Tally};

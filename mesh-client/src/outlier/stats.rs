@@ -2,21 +2,9 @@
 //!
 //! Counted only while somebody watches. Which answer is a success was decided before; who is ejected is decided later.
 
+use super::Ending;
 use mesh_xds::resource::OutlierDetection;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-
-/// How a call that reached a host ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// With an answer: whether it is a success, and as which HTTP status it counts in a row (of gRPC: what stands for it).
-    Answered { success: bool, status: u16 },
-    /// The connection broke, or the stream was reset: Envoy's 503.
-    Broken,
-    /// No answer came in time: Envoy's 504.
-    TimedOut,
-    /// Given up by the caller: "anything else failure" (A50), and nothing in a row (Envoy).
-    Cancelled,
-}
 
 /// Failures in a row, by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +69,7 @@ impl Stats {
 
     /// A call has ended. Returns whether there were too many failures in a row just now.
     pub(crate) fn count(&self, ending: Ending) -> bool {
-        let success = matches!(ending, Ending::Answered { success: true, .. });
-        let bucket = if success { &self.succeeded } else { &self.failed };
+        let bucket = if ending.is_success() { &self.succeeded } else { &self.failed };
         bucket.fetch_add(1, Ordering::Relaxed);
         let split = self.split.load(Ordering::Relaxed);
         match ending {
