@@ -6,7 +6,6 @@
 use super::{
     Shared,
     core::{Input, NameNeeds},
-    lock,
     servers::Servers,
     watches::{WatchId, Watcher, Watches},
 };
@@ -21,12 +20,8 @@ use crate::{
     status::StreamState,
 };
 use futures_util::FutureExt;
-use std::{
-    collections::VecDeque,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use parking_lot::Mutex;
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
     sync::mpsc,
@@ -87,7 +82,7 @@ impl Driver {
     fn begin_again(&mut self) {
         let cause = "the xDS client's driver panicked and starts again".to_owned();
         let (bootstrap, runtime) = (Arc::clone(&self.bootstrap), self.runtime.clone());
-        *lock(&self.shared) = Shared::new(&bootstrap, &StreamState::Unreachable { cause });
+        *self.shared.lock() = Shared::new(&bootstrap, &StreamState::Unreachable { cause });
         self.lookups = Lookups::new(runtime.clone(), bootstrap.resolver.clone());
         self.servers = Servers::new(bootstrap, runtime);
         self.is_new = true;
@@ -100,7 +95,7 @@ impl Driver {
             }
         }
         loop {
-            let deadline = lock(&self.shared).core.next_deadline();
+            let deadline = self.shared.lock().core.next_deadline();
             let timer = async move {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
@@ -149,7 +144,7 @@ impl Driver {
         // Locked until the values are out: nobody may see an ACK in `status()` and not what came of it. Between slices,
         // who asks is told that more is to come (`TargetWatch::is_behind`).
         let shared = Arc::clone(&self.shared);
-        let mut shared = lock(&shared);
+        let mut shared = shared.lock();
         let Shared { core, caches, streams, behind } = &mut *shared;
         let values = match input {
             Some(input) => core.turn(caches, input, now),
@@ -201,7 +196,7 @@ impl Driver {
     }
 
     fn event(&mut self, server: ServerId, event: Event, now: Instant) -> Option<Input> {
-        let mut shared = lock(&self.shared);
+        let mut shared = self.shared.lock();
         let state = &mut shared.streams[server.index()];
         let name = self.bootstrap.server_name(server);
         match event {

@@ -29,11 +29,12 @@ use crate::{
     status::{Clock, NodeStatus, ServerStatus, Status, StreamState},
 };
 use driver::{Command, Driver};
+use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashSet;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -107,6 +108,9 @@ impl Subject {
 }
 
 /// What the driver writes and `status()` reads. Held by the driver for one slice of a turn, never across an await.
+///
+/// Its lock is one that can be handed over. One of `std` goes to whoever comes first, and a reader that lets go of it and
+/// takes it again, as `status()` does, comes before the driver that slept.
 #[derive(Debug)]
 struct Shared {
     core: Core,
@@ -199,14 +203,13 @@ impl XdsClient {
         let clock = Clock::now();
         let servers: Vec<(ServerId, Arc<str>)> =
             self.0.bootstrap.servers().map(|(id, server)| (id, server.to_string().into())).collect();
-        let (known, states): (Vec<Vec<_>>, _) = {
-            let shared = lock(&self.0.shared);
-            (shared.caches.iter().map(|cache| cache.names().collect()).collect(), shared.streams.clone())
-        };
+        let mut shared = self.0.shared.lock();
+        let states = shared.streams.clone();
+        let known: Vec<Vec<_>> = shared.caches.iter().map(|cache| cache.names().collect()).collect();
         let mut resources = Vec::new();
         for ((index, (id, server)), known) in servers.iter().enumerate().zip(&known) {
             for some in known.chunks(AT_ONCE) {
-                let shared = lock(&self.0.shared);
+                MutexGuard::bump(&mut shared);
                 let one = |(kind, name): &(Kind, Arc<str>)| {
                     let mut resource = shared.caches.get(index)?.status(*kind, name, server, &clock)?;
                     let users = shared.core.users(*id, resource.kind, &resource.name);
@@ -214,11 +217,9 @@ impl XdsClient {
                     Some(resource)
                 };
                 resources.extend(some.iter().filter_map(one));
-                drop(shared);
-                // Whoever waits for the lock is to have it now.
-                std::thread::yield_now();
             }
         }
+        drop(shared);
         resources.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         let state =
             |((_, name), state): (&(ServerId, Arc<str>), StreamState)| ServerStatus { server: name.to_string(), state };
@@ -332,7 +333,7 @@ impl TargetWatch {
     ///
     /// After `false`, `current` has everything that an earlier `status` showed.
     pub fn is_behind(&self) -> bool {
-        let shared = lock(&self.client.0.shared);
+        let shared = self.client.0.shared.lock();
         shared.core.is_under_way() || shared.behind.contains(&self.subject)
     }
 
@@ -357,7 +358,3 @@ impl Drop for TargetWatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the xDS client has ended")]
 pub struct Closed;
-
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
