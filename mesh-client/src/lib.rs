@@ -75,7 +75,7 @@ pub mod timeout {
 /// clusters whose control plane does not speak of it (A50).
 pub mod outlier_detection {
     pub use crate::outlier::{Outlier, OutlierBody, OutlierFuture, OutlierLayer};
-    pub use mesh_xds::resource::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
+    pub use mesh_xds::resource::{Consecutive, FailurePercentage, LocalOrigin, OutlierDetection, SuccessRate};
 }
 
 pub use builder::{ChannelBuilder, MeshBuilder};

@@ -143,12 +143,12 @@ features! {
 
     without_effect {
         row: "fields of a cluster that have no effect yet are validated and reported",
-        source: "Envoy, `CircuitBreakers.thresholds[].max_connections`, `OutlierDetection.max_ejection_time_jitter`",
-        config: "clusters: {a: {outlier_detection: {max_ejection_time_jitter: 1s}, circuit_breakers: {thresholds: [{max_connections: 1}]}}}",
+        source: "Envoy, `CircuitBreakers.thresholds[].max_connections`, `OutlierDetection.detect_degraded_hosts`",
+        config: "clusters: {a: {outlier_detection: {detect_degraded_hosts: true}, circuit_breakers: {thresholds: [{max_connections: 1}]}}}",
         strip: [("/clusters/a/outlier_detection", "")],
         |world| {
             from("a", world.call(grpc()).await)?;
-            for field in ["outlier_detection.max_ejection_time_jitter", "circuit_breakers.thresholds[0].max_connections"] {
+            for field in ["outlier_detection.detect_degraded_hosts", "circuit_breakers.thresholds[0].max_connections"] {
                 world.ignores(Kind::Cluster, "a", field)?;
             }
             Ok(())

@@ -1,5 +1,5 @@
 //! Outlier detection over the wire: who gets no calls for a while, for how its calls ended (A50, and Envoy's consecutive
-//! errors).
+//! errors and errors of local origin).
 //!
 //! Tests leap over intervals, and wait for none. The numbers of the algorithm are the unit tests' business
 //! (`mesh-client/src/outlier`).
@@ -22,6 +22,18 @@ macro_rules! five {
     };
 }
 
+/// The same, with 50 ms for each call, and nothing judged but errors of local origin.
+macro_rules! five_of_local_origin {
+    ($fields:literal) => {
+        concat!(
+            "{routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0.05s}}], clusters: {a: {outlier_detection: {
+                enforcing_success_rate: 0, split_external_local_origin_errors: true, max_ejection_percent: 20, ",
+            $fields,
+            "}}}, endpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}, {$d}, {$e}]}]}}}"
+        )
+    };
+}
+
 /// How many endpoints are ejected.
 fn ejected(world: &World) -> usize {
     let status = world.channel.status();
@@ -38,6 +50,20 @@ async fn a_is_out(world: &World) -> Result<(), String> {
     let counts = world.calls(100, bad_a()).await;
     check(counts.keys().all(|hostname| ["b", "c", "d", "e"].contains(&hostname.as_str())), format!("{counts:?}"))?;
     check(world.a.counters().open_connections == 1, "its connection stays")
+}
+
+/// Fails unless a is ejected by a sweep for answers that do not come, and for no other failures.
+async fn answers_that_do_not_come_eject_a(world: &World) -> Result<(), String> {
+    world.calls(150, get("/").header("rpc-behavior", "hostname=a error-code-503")).await;
+    world.leap(10).await;
+    world.calls(16, get("/")).await;
+    check(ejected(world) == 0, "an answer is an answer")?;
+    world.calls(150, get("/").header("rpc-behavior", "hostname=a keep-open")).await;
+    world.leap(10).await;
+    world.calls(16, get("/")).await;
+    check(ejected(world) == 1, "one endpoint is ejected")?;
+    let counts = world.calls(100, get("/").header("rpc-behavior", "hostname=a keep-open")).await;
+    check(!counts.contains_key("504"), format!("{counts:?}"))
 }
 
 features! {
@@ -106,9 +132,7 @@ features! {
     consecutive_local_origin_failure {
         row: "outlier detection: answers that do not come count by themselves where that is asked for",
         source: "Envoy, `OutlierDetection.split_external_local_origin_errors`, `.consecutive_local_origin_failure`",
-        config: "{routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0.05s}}], clusters: {a: {outlier_detection: {
-            enforcing_success_rate: 0, split_external_local_origin_errors: true, consecutive_local_origin_failure: 3, max_ejection_percent: 20}}},
-            endpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}, {$d}, {$e}]}]}}}",
+        config: five_of_local_origin!("consecutive_local_origin_failure: 3, enforcing_local_origin_success_rate: 0"),
         strip: [("/clusters/a/outlier_detection/split_external_local_origin_errors", "")],
         |world| {
             world.calls(60, get("/").header("rpc-behavior", "hostname=a error-code-503")).await;
@@ -117,6 +141,44 @@ features! {
             check(ejected(world) == 1, "one endpoint is ejected")?;
             let counts = world.calls(100, get("/").header("rpc-behavior", "hostname=a keep-open")).await;
             check(!counts.contains_key("504"), format!("{counts:?}"))
+        }
+    }
+
+    local_origin_success_rate {
+        row: "outlier detection: answers that do not come, by their own success rate where they count by themselves",
+        source: "Envoy, `OutlierDetection.enforcing_local_origin_success_rate`",
+        config: five_of_local_origin!("enforcing_consecutive_local_origin_failure: 0, enforcing_local_origin_success_rate: 100, success_rate_request_volume: 20"),
+        strip: [("/clusters/a/outlier_detection/enforcing_local_origin_success_rate", "0")],
+        |world| { answers_that_do_not_come_eject_a(world).await }
+    }
+
+    local_origin_failure_percentage {
+        row: "outlier detection: answers that do not come, by their percentage where they count by themselves",
+        source: "Envoy, `OutlierDetection.enforcing_failure_percentage_local_origin`",
+        config: five_of_local_origin!("enforcing_consecutive_local_origin_failure: 0, enforcing_local_origin_success_rate: 0,
+            enforcing_failure_percentage_local_origin: 100, failure_percentage_request_volume: 20"),
+        strip: [("/clusters/a/outlier_detection/enforcing_failure_percentage_local_origin", "")],
+        |world| { answers_that_do_not_come_eject_a(world).await }
+    }
+
+    max_ejection_time_jitter {
+        row: "outlier detection: an ejection is longer by a random time",
+        source: "Envoy, `OutlierDetection.max_ejection_time_jitter`",
+        // To be back in time anyhow is a matter of one in 100,000 ejections.
+        config: five!("outlier_detection: {enforcing_success_rate: 0, consecutive_5xx: 3, max_ejection_percent: 20, max_ejection_time_jitter: 1000000s}"),
+        strip: [("/clusters/a/outlier_detection/max_ejection_time_jitter", "")],
+        |world| {
+            world.ready("a", 5).await?;
+            world.calls(60, bad_a()).await;
+            check(ejected(world) == 1, "one endpoint is ejected")?;
+            world.leap(41).await;
+            for _ in 0..50 {
+                world.calls(16, grpc()).await;
+                check(ejected(world) == 1, "it is out after 30 s and a sweep")?;
+            }
+            world.leap(1_000_000).await;
+            until("it is back", || ejected(world) == 0).await;
+            Ok(())
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   in the set ── outlier at a sweep, or too many failures in a row ──► ejected (multiplier + 1)
 //!       ▲                                                                  │
-//!       └── at a sweep after min(base × multiplier, max(base, max)) ───────┘
+//!       └── at a sweep after min(base × multiplier, max(base, max)) + jitter
 //!
 //!   at each sweep in the set: multiplier - 1, down to 0
 //! ```
@@ -11,7 +11,10 @@
 //! What each host did since the last sweep, the time, and a number for each draw are passed in; what follows is returned.
 //! It does NOT count calls, and it does NOT know what a host is.
 
-use super::{Streak, Tally};
+use super::{
+    Streak, Tallies,
+    rates::{self, Book},
+};
 use mesh_xds::resource::OutlierDetection;
 use rustc_hash::FxHashMap;
 use std::{hash::Hash, sync::Arc, time::Duration};
@@ -34,6 +37,7 @@ pub(crate) struct Detector<K> {
 struct Record {
     ejected_at: Option<Instant>,
     multiplier: u32,
+    jitter: Duration,
 }
 
 /// What is new about a host.
@@ -89,64 +93,41 @@ impl<K: Copy + Eq + Hash> Detector<K> {
     pub(crate) fn sweep(
         &mut self,
         now: Instant,
-        hosts: &[(K, Tally)],
+        hosts: &[(K, Tallies)],
         draw: &mut impl FnMut(u32) -> u32,
     ) -> Vec<(K, Change)> {
         self.since = now;
-        let mut changes = Vec::new();
-        self.by_success_rate(now, hosts, draw, &mut changes);
-        self.by_failure_percentage(now, hosts, draw, &mut changes);
+        let (config, mut changes) = (Arc::clone(&self.config), Vec::new());
+        let external: Vec<_> = hosts.iter().map(|(host, tallies)| (*host, tallies.external)).collect();
+        let mut judge = |detector: &mut Self, outliers: Vec<K>, book, enforcing| {
+            for host in outliers {
+                if detector.has_room(book, hosts.len())
+                    && draw(100) < enforcing
+                    && detector.eject(host, now, &mut *draw)
+                {
+                    changes.push((host, Change::Ejected));
+                }
+            }
+        };
+        if let Some(rule) = config.success_rate {
+            judge(self, rates::far_below(rule, &external), Book::A50, rule.enforcing);
+        }
+        if let Some(rule) = config.failure_percentage {
+            judge(self, rates::failing(rule, Book::A50, &external), Book::A50, rule.enforcing);
+        }
+        if let Some(rules) = config.local_origin {
+            // "Don't do work if the host is already ejected." (Envoy)
+            let staying = hosts.iter().filter(|(host, _)| !self.is_ejected(host));
+            let local: Vec<_> = staying.map(|(host, tallies)| (*host, tallies.local_origin)).collect();
+            if let Some(rule) = rules.success_rate {
+                judge(self, rates::far_below(rule, &local), Book::Envoy, rule.enforcing);
+            }
+            if let Some(rule) = rules.failure_percentage {
+                judge(self, rates::failing(rule, Book::Envoy, &local), Book::Envoy, rule.enforcing);
+            }
+        }
         self.age(now, &mut changes);
         changes
-    }
-
-    fn by_success_rate(
-        &mut self,
-        now: Instant,
-        hosts: &[(K, Tally)],
-        draw: &mut impl FnMut(u32) -> u32,
-        changes: &mut Vec<(K, Change)>,
-    ) {
-        let Some(rule) = self.config.success_rate else { return };
-        let rates: Vec<_> = hosts
-            .iter()
-            .filter(|(_, tally)| tally.is_enough(rule.request_volume))
-            .map(|(host, tally)| (*host, tally.success_rate()))
-            .collect();
-        if rates.is_empty() || rates.len() < rule.minimum_hosts as usize {
-            return;
-        }
-        let count = rates.len() as f64;
-        let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / count;
-        // "population stdev" - A50
-        let variance = rates.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / count;
-        let lowest = mean - variance.sqrt() * f64::from(rule.stdev_factor) / 1000.0;
-        for (host, rate) in rates {
-            if rate < lowest && self.may_eject(hosts.len()) && draw(100) < rule.enforcing {
-                self.eject(host, now, changes);
-            }
-        }
-    }
-
-    fn by_failure_percentage(
-        &mut self,
-        now: Instant,
-        hosts: &[(K, Tally)],
-        draw: &mut impl FnMut(u32) -> u32,
-        changes: &mut Vec<(K, Change)>,
-    ) {
-        let Some(rule) = self.config.failure_percentage else { return };
-        let busy = || hosts.iter().filter(|(_, tally)| tally.is_enough(rule.request_volume));
-        if busy().count() < rule.minimum_hosts as usize {
-            return;
-        }
-        for (host, tally) in busy() {
-            // ">", as the algorithm says, and not "≥", as a comment of A50 does.
-            let too_many = u64::from(tally.failed) * 100 > u64::from(rule.threshold) * tally.calls();
-            if too_many && self.may_eject(hosts.len()) && draw(100) < rule.enforcing {
-                self.eject(*host, now, changes);
-            }
-        }
     }
 
     fn age(&mut self, now: Instant, changes: &mut Vec<(K, Change)>) {
@@ -154,11 +135,13 @@ impl<K: Copy + Eq + Hash> Detector<K> {
         self.records.retain(|host, record| {
             match record.ejected_at {
                 None => record.multiplier = record.multiplier.saturating_sub(1),
-                Some(at) if now > at + base.saturating_mul(record.multiplier).min(max.max(base)) => {
-                    record.ejected_at = None;
-                    changes.push((*host, Change::Returned));
+                Some(at) => {
+                    let time = base.saturating_mul(record.multiplier).min(max.max(base));
+                    if now.saturating_duration_since(at) > time.saturating_add(record.jitter) {
+                        record.ejected_at = None;
+                        changes.push((*host, Change::Returned));
+                    }
                 }
-                Some(_) => {}
             }
             record.ejected_at.is_some() || record.multiplier > 0
         });
@@ -178,38 +161,48 @@ impl<K: Copy + Eq + Hash> Detector<K> {
         let rule = match streak {
             Streak::Errors => self.config.consecutive_5xx,
             Streak::GatewayFailures => self.config.consecutive_gateway_failure,
-            Streak::LocalOriginFailures => self.config.consecutive_local_origin_failure,
+            Streak::LocalOriginFailures => self.config.local_origin.and_then(|rules| rules.consecutive_failure),
         };
         let Some(rule) = rule.filter(|_| !self.is_ejected(&host)) else { return Trip::Spared };
-        let ejected = self.ejected().count();
-        // "ejected_percent = 100.0 * (ejections_active + 1) / hosts" (Envoy).
-        let fits = (ejected + 1) * 100 <= self.config.max_ejection_percent as usize * hosts;
-        let may = fits || self.config.always_eject_one_host && ejected == 0;
-        if !may {
+        if !self.has_room(Book::Envoy, hosts) {
             return Trip::Capped;
         }
         if draw(100) >= rule.enforcing {
             return Trip::Spared;
         }
-        self.eject(host, now, &mut Vec::new());
+        self.eject(host, now, draw);
         Trip::Ejected
     }
 
     // === Ejections ===
 
-    /// "If ejected/total·100 ≥ max_ejection_percent → no" - A50. Asked before each, so that one may always go.
-    fn may_eject(&self, hosts: usize) -> bool {
-        self.ejected().count() * 100 < self.config.max_ejection_percent as usize * hosts
+    /// Whether one more of so many may go.
+    fn has_room(&self, book: Book, hosts: usize) -> bool {
+        let (ejected, most) = (self.ejected().count(), self.config.max_ejection_percent as usize * hosts);
+        match book {
+            // "If ejected/total·100 ≥ max_ejection_percent → no" - A50. Asked before each, so that one may always go.
+            Book::A50 => ejected * 100 < most,
+            // "ejected_percent = 100.0 * (ejections_active + 1) / hosts" (Envoy).
+            Book::Envoy => (ejected + 1) * 100 <= most || self.config.always_eject_one_host && ejected == 0,
+        }
     }
 
-    fn eject(&mut self, host: K, now: Instant, changes: &mut Vec<(K, Change)>) {
+    /// Whether it was in the set.
+    fn eject(&mut self, host: K, now: Instant, draw: &mut impl FnMut(u32) -> u32) -> bool {
+        let jitter = self.config.max_ejection_time_jitter;
         let record = self.records.entry(host).or_default();
         // Calls that were in flight when it was ejected end later, and must not make it longer.
-        if record.ejected_at.is_none() {
-            record.ejected_at = Some(now);
-            record.multiplier = record.multiplier.saturating_add(1);
-            changes.push((host, Change::Ejected));
+        if record.ejected_at.is_some() {
+            return false;
         }
+        record.ejected_at = Some(now);
+        record.multiplier = record.multiplier.saturating_add(1);
+        // "random() % (max_ejection_time_jitter + 1)" of milliseconds (Envoy).
+        record.jitter = match u32::try_from(jitter.as_millis()).unwrap_or(u32::MAX) {
+            0 => Duration::ZERO,
+            most => Duration::from_millis(draw(most.saturating_add(1)).into()),
+        };
+        true
     }
 }
 

@@ -1,7 +1,7 @@
-//! The numbers of A50, one by one, and what holds whatever happens.
+//! The numbers of A50, and those of Envoy, one by one, and what holds whatever happens.
 
-use super::*;
-use mesh_xds::resource::{Consecutive, FailurePercentage, SuccessRate};
+use super::{super::Tally, *};
+use mesh_xds::resource::{Consecutive, FailurePercentage, LocalOrigin, SuccessRate};
 use proptest::{collection::vec, prelude::*};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,8 +16,13 @@ fn tally(succeeded: u32, failed: u32) -> Tally {
 }
 
 /// `good` hosts without a failure, 0 and up, and then `rest`.
-fn hosts(good: usize, rest: &[Tally]) -> Vec<(usize, Tally)> {
-    std::iter::repeat_n(tally(100, 0), good).chain(rest.iter().copied()).enumerate().collect()
+fn hosts(good: usize, rest: &[Tally]) -> Vec<(usize, Tallies)> {
+    let tallies = std::iter::repeat_n(tally(100, 0), good).chain(rest.iter().copied());
+    tallies.map(external).enumerate().collect()
+}
+
+fn external(external: Tally) -> Tallies {
+    Tallies { external, ..Tallies::default() }
 }
 
 fn detector(config: OutlierDetection) -> (Detector<usize>, Instant) {
@@ -117,6 +122,58 @@ fn failures_in_a_row_eject_at_once_within_envoys_cap() {
     }
 }
 
+#[test]
+fn an_ejection_is_longer_by_a_lot_that_is_drawn_each_time() {
+    let jitter = OutlierDetection {
+        base_ejection_time: 4 * SECOND,
+        max_ejection_time_jitter: 3 * SECOND,
+        max_ejection_percent: 100,
+        consecutive_5xx: Some(Consecutive::after(5)),
+        ..OutlierDetection::default()
+    };
+    let (mut detector, now) = detector(jitter);
+    for (host, drawn) in [(0, 0), (1, 3000), (2, 1500)] {
+        let draw = &mut |below| match below {
+            100 => 0,
+            3001 => drawn,
+            other => panic!("nobody draws below {other}"),
+        };
+        assert_eq!(detector.tripped(now, host, Streak::Errors, 3, draw), Trip::Ejected);
+    }
+    for (millis, back) in [(4000, None), (4001, Some(0)), (5500, None), (5501, Some(2)), (7000, None), (7001, Some(1))]
+    {
+        let changes = detector.sweep(now + Duration::from_millis(millis), &[], &mut low);
+        assert_eq!(changes, Vec::from_iter(back.map(|host| (host, Change::Returned))), "after {millis} ms");
+    }
+}
+
+#[test]
+fn errors_of_local_origin_are_judged_by_their_own_rules_and_by_envoys() {
+    let rate = LocalOrigin { consecutive_failure: None, ..LocalOrigin::default() };
+    let rule = FailurePercentage { threshold: 50, ..FailurePercentage::default() };
+    let percentage = LocalOrigin { success_rate: None, failure_percentage: Some(rule), ..rate };
+    let answers_fail = external(tally(0, 100));
+    let local = |succeeded, failed| Tallies { local_origin: tally(succeeded, failed), ..Tallies::default() };
+    let all_is_well = local(100, 0);
+    for (what, rules, percent, bad, expected) in [
+        ("far below the others", rate, 20, local(90, 10), vec![4]),
+        ("half of them fail", percentage, 20, local(50, 50), vec![4]),
+        ("fewer do", percentage, 20, local(51, 49), vec![]),
+        ("more than Envoy's cap", rate, 19, local(0, 100), vec![]),
+        ("an answer is an answer", rate, 100, answers_fail, vec![]),
+        ("an answer is an answer", percentage, 100, answers_fail, vec![]),
+    ] {
+        let (mut detector, now) = detector(OutlierDetection {
+            success_rate: None,
+            max_ejection_percent: percent,
+            local_origin: Some(rules),
+            ..OutlierDetection::default()
+        });
+        let hosts: Vec<_> = [all_is_well, all_is_well, all_is_well, all_is_well, bad].into_iter().enumerate().collect();
+        assert_eq!(ejected(&detector.sweep(now + 10 * SECOND, &hosts, &mut low)), expected, "{what}");
+    }
+}
+
 proptest! {
     /// Never more are out than the cap lets go, each returns in time, and a multiplier never is more than the ejections.
     #[test]
@@ -129,12 +186,13 @@ proptest! {
             max_ejection_percent: percent,
             success_rate: Some(SuccessRate { minimum_hosts: 1, request_volume: 1, ..SuccessRate::default() }),
             failure_percentage: Some(FailurePercentage { threshold: 50, minimum_hosts: 1, request_volume: 1, enforcing: 80 }),
+            max_ejection_time_jitter: 5 * SECOND,
             ..OutlierDetection::default()
         };
         let (mut detector, mut now) = detector(config);
         let mut random = fastrand::Rng::with_seed(dice);
         for sweep in sweeps {
-            let hosts: Vec<_> = sweep.iter().map(|(good, bad)| tally(*good, *bad)).enumerate().collect();
+            let hosts: Vec<_> = sweep.iter().map(|(good, bad)| external(tally(*good, *bad))).enumerate().collect();
             detector.retain(|host| *host < hosts.len());
             let before = detector.ejected().count();
             now += 10 * SECOND;
@@ -142,8 +200,8 @@ proptest! {
             let most = (percent as usize * hosts.len()).div_ceil(100);
             prop_assert!(detector.ejected().count() <= most.max(before), "{} of {}", detector.ejected().count(), hosts.len());
         }
-        // Nothing is longer than `max_ejection_time`, and a sweep later everybody is back.
-        detector.sweep(now + 301 * SECOND, &[], &mut low);
+        // Nothing is longer than `max_ejection_time` and its jitter, and a sweep later everybody is back.
+        detector.sweep(now + 306 * SECOND, &[], &mut low);
         prop_assert_eq!(detector.ejected().count(), 0);
     }
 }

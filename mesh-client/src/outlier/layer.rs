@@ -356,7 +356,7 @@ mod tests {
     use futures_util::{FutureExt, future::poll_fn};
     use http::{Request, Response};
     use http_body_util::{BodyExt, Empty, Full};
-    use mesh_xds::resource::{Consecutive, OutlierDetection};
+    use mesh_xds::resource::{Consecutive, LocalOrigin, OutlierDetection, SuccessRate};
     use std::{convert::Infallible, time::Duration};
     use tokio::time::Instant;
     use tower::{Service, ServiceExt, layer::Layer, service_fn};
@@ -420,6 +420,37 @@ mod tests {
             // At the first sweep that is more than 30 s later.
             assert_eq!(begin.elapsed().as_secs(), 40, "{answer}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_count_by_themselves_where_that_is_asked_for() {
+        let rate = SuccessRate { request_volume: 10, ..SuccessRate::default() };
+        let layer = OutlierLayer::new(OutlierDetection {
+            local_origin: Some(LocalOrigin {
+                consecutive_failure: None,
+                success_rate: Some(rate),
+                failure_percentage: None,
+            }),
+            max_ejection_time_jitter: Duration::from_secs(1000),
+            ..config(100)
+        });
+        let mut hosts = [host(&layer), host(&layer), host(&layer), host(&layer), host(&layer)];
+        for (answer, out) in [("503", false), ("e", true)] {
+            let (bad, good) = hosts.split_first_mut().expect("five");
+            for _ in 0..10 {
+                call(bad, answer).await;
+                for host in &mut *good {
+                    call(host, "200").await;
+                }
+            }
+            tokio::time::advance(Duration::from_secs(10)).await;
+            call(&mut good[0], "200").await;
+            assert_eq!(hosts.each_ref().map(Outlier::is_ejected), [out, false, false, false, false], "{answer}");
+        }
+        let begin = Instant::now();
+        poll_fn(|cx| hosts[0].poll_ready(cx)).await.expect("ready again");
+        let out = begin.elapsed().as_secs();
+        assert!((30..=1040).contains(&out), "{out} s: 30 s, as many as 1000 more, and what is left of an interval");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
-//! Outlier detection (A50, and Envoy's consecutive errors): who gets no calls for a while, for how its calls ended.
+//! Outlier detection (A50, and Envoy's consecutive errors and errors of local origin): who gets no calls for a while, for how its calls ended.
 //!
 //! ```text
-//!  calls ── Ending ──► Stats ── Tally, at each sweep; a Streak, at once ──► Detector ──► ejected, returned
+//!  calls ── Ending ──► Stats ── Tallies, at each sweep; a Streak, at once ──► Detector ──► ejected, returned
 //! ```
 //!
 //! [`Stats`] are atomics that calls bump, while somebody watches; the [`Detector`] is a machine without clock, dice or
@@ -10,9 +10,10 @@
 mod detector;
 mod ending;
 mod layer;
+mod rates;
 mod stats;
 
 pub(crate) use detector::{Change, Detector, Trip};
 pub(crate) use ending::Ending;
 pub use layer::{Outlier, OutlierBody, OutlierFuture, OutlierLayer};
-pub(crate) use stats::{Stats, Streak, Tally};
+pub(crate) use stats::{Stats, Streak, Tallies, Tally};

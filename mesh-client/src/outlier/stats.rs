@@ -1,4 +1,4 @@
-//! What one host's calls come to: two counts per interval, and failures in a row. Atomics that calls bump.
+//! What one host's calls come to: successes and failures of an interval, and failures in a row. Atomics that calls bump.
 //!
 //! Counted only while somebody watches. Which answer is a success was decided before; who is ejected is decided later.
 
@@ -16,6 +16,15 @@ pub(crate) enum Streak {
 
 impl Streak {
     pub(crate) const ALL: [Self; 3] = [Self::Errors, Self::GatewayFailures, Self::LocalOriginFailures];
+}
+
+/// What one host's calls of an interval say of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tallies {
+    /// By its answers; and by all that came to no answer, unless that is split off.
+    pub(crate) external: Tally,
+    /// Whether there were answers. Nothing is counted unless it is split off.
+    pub(crate) local_origin: Tally,
 }
 
 /// Calls of one interval.
@@ -44,14 +53,20 @@ impl Tally {
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     watched: AtomicBool,
-    succeeded: AtomicU32,
-    failed: AtomicU32,
+    external: Bucket,
+    local_origin: Bucket,
     /// By kind: so many in a row, and how many are too many (0: any number is fine).
     streaks: [Count; 3],
-    /// Broken connections count by themselves, and not as 503.
+    /// What came to no answer is of local origin, and not a 503 or 504.
     split: AtomicBool,
     /// A bit for each kind that has reached its limit.
     tripped: AtomicU8,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    succeeded: AtomicU32,
+    failed: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -69,17 +84,20 @@ impl Stats {
 
     /// A call has ended. Returns whether there were too many failures in a row just now.
     pub(crate) fn count(&self, ending: Ending) -> bool {
-        let bucket = if ending.is_success() { &self.succeeded } else { &self.failed };
-        bucket.fetch_add(1, Ordering::Relaxed);
         let split = self.split.load(Ordering::Relaxed);
+        if split && matches!(ending, Ending::Broken | Ending::TimedOut) {
+            self.local_origin.count(false);
+            return self.one_more(Streak::LocalOriginFailures);
+        }
+        self.external.count(ending.is_success());
         match ending {
             Ending::Answered { status, .. } => {
                 if split {
+                    self.local_origin.count(true);
                     self.reset(Streak::LocalOriginFailures);
                 }
                 self.answered(status)
             }
-            Ending::Broken | Ending::TimedOut if split => self.one_more(Streak::LocalOriginFailures),
             Ending::Broken => self.answered(503),
             Ending::TimedOut => self.answered(504),
             Ending::Cancelled => false,
@@ -125,14 +143,14 @@ impl Stats {
 
     /// Counts from now on, by these rules; `None` ends it.
     pub(crate) fn watch(&self, config: Option<&OutlierDetection>) {
-        let rules =
-            config.map(|it| [it.consecutive_5xx, it.consecutive_gateway_failure, it.consecutive_local_origin_failure]);
+        let local_origin = config.and_then(|config| config.local_origin);
+        let in_a_row = local_origin.and_then(|rules| rules.consecutive_failure);
+        let rules = config.map(|config| [config.consecutive_5xx, config.consecutive_gateway_failure, in_a_row]);
         let limits = rules.map_or([0; 3], |rules| rules.map(|rule| rule.map_or(0, |rule| rule.failures)));
         for (count, limit) in self.streaks.iter().zip(limits) {
             count.limit.store(limit, Ordering::Relaxed);
         }
-        let split = config.is_some_and(|config| config.consecutive_local_origin_failure.is_some());
-        self.split.store(split, Ordering::Relaxed);
+        self.split.store(local_origin.is_some(), Ordering::Relaxed);
         if !self.watched.swap(config.is_some(), Ordering::Relaxed) {
             self.take();
             self.forgive();
@@ -140,9 +158,8 @@ impl Stats {
     }
 
     /// What was counted since the last time.
-    pub(crate) fn take(&self) -> Tally {
-        let take = |bucket: &AtomicU32| bucket.swap(0, Ordering::Relaxed);
-        Tally { succeeded: take(&self.succeeded), failed: take(&self.failed) }
+    pub(crate) fn take(&self) -> Tallies {
+        Tallies { external: self.external.take(), local_origin: self.local_origin.take() }
     }
 
     /// Which kinds have reached their limits and were not handled yet.
@@ -160,5 +177,47 @@ impl Stats {
     /// Nothing is held against the host: it has just come back.
     pub(crate) fn forgive(&self) {
         Streak::ALL.into_iter().for_each(|streak| self.rearm(streak));
+    }
+}
+
+impl Bucket {
+    fn count(&self, success: bool) {
+        let bucket = if success { &self.succeeded } else { &self.failed };
+        bucket.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Tally {
+        let take = |bucket: &AtomicU32| bucket.swap(0, Ordering::Relaxed);
+        Tally { succeeded: take(&self.succeeded), failed: take(&self.failed) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ending, Stats, Tallies, Tally};
+    use mesh_xds::resource::{LocalOrigin, OutlierDetection};
+
+    #[test]
+    fn what_came_to_no_answer_is_a_failed_answer_unless_it_is_split_off() {
+        let tally = |succeeded, failed| Tally { succeeded, failed };
+        let endings = [
+            Ending::Answered { success: true, status: 200 },
+            Ending::Answered { success: false, status: 503 },
+            Ending::Broken,
+            Ending::TimedOut,
+            Ending::Cancelled,
+        ];
+        for (local_origin, counted) in [
+            (None, Tallies { external: tally(1, 4), local_origin: tally(0, 0) }),
+            (Some(LocalOrigin::default()), Tallies { external: tally(1, 2), local_origin: tally(2, 2) }),
+        ] {
+            let stats = Stats::default();
+            stats.watch(Some(&OutlierDetection { local_origin, ..OutlierDetection::default() }));
+            for ending in endings {
+                stats.count(ending);
+            }
+            assert_eq!(stats.take(), counted);
+            assert_eq!(stats.take(), Tallies::default(), "each is counted once");
+        }
     }
 }

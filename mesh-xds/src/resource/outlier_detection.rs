@@ -19,10 +19,12 @@ pub struct OutlierDetection {
     pub base_ejection_time: Duration,
     /// At most; never less than `base_ejection_time`.
     pub max_ejection_time: Duration,
+    /// Up to so much longer, by lot: those who went at one moment do not all come back at one.
+    pub max_ejection_time_jitter: Duration,
     /// So many endpoints of the cluster may be out.
     pub max_ejection_percent: u32,
-    /// One may be out whatever `max_ejection_percent` says: of ejections for consecutive errors, in Envoy's words. The
-    /// other two let one go in any case, unless the share is 0 (A50).
+    /// One may be out whatever `max_ejection_percent` says: of ejections that are Envoy's alone, for consecutive errors and
+    /// by `local_origin`. The other two let one go in any case, unless the share is 0 (A50).
     pub always_eject_one_host: bool,
     /// Ejects endpoints whose success rate is far below the others'.
     pub success_rate: Option<SuccessRate>,
@@ -32,8 +34,21 @@ pub struct OutlierDetection {
     pub consecutive_5xx: Option<Consecutive>,
     /// The same of 502, 503 and 504.
     pub consecutive_gateway_failure: Option<Consecutive>,
-    /// The same of connections that break and answers that do not come; instead of counting those as 503 and 504.
-    pub consecutive_local_origin_failure: Option<Consecutive>,
+    /// Connections that break and answers that do not come count by themselves, and not as answers 503 and 504
+    /// (`split_external_local_origin_errors`).
+    pub local_origin: Option<LocalOrigin>,
+}
+
+/// What may eject for connections that break and answers that do not come, where they count by themselves. Any answer is a
+/// success here. The default is Envoy's: failures in a row and success rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalOrigin {
+    /// So many failures in a row (`consecutive_local_origin_failure`).
+    pub consecutive_failure: Option<Consecutive>,
+    /// A success rate far below the others' (`enforcing_local_origin_success_rate`).
+    pub success_rate: Option<SuccessRate>,
+    /// As many failures as the threshold, or more (`enforcing_failure_percentage_local_origin`).
+    pub failure_percentage: Option<FailurePercentage>,
 }
 
 /// Success rates, compared with each other.
@@ -81,8 +96,15 @@ impl Consecutive {
 impl OutlierDetection {
     /// Whether anything of it can eject: nothing is counted if not.
     pub fn is_active(&self) -> bool {
-        let in_a_row = [self.consecutive_5xx, self.consecutive_gateway_failure, self.consecutive_local_origin_failure];
-        self.success_rate.is_some() || self.failure_percentage.is_some() || in_a_row.iter().any(Option::is_some)
+        let by_rate = self.success_rate.is_some() || self.failure_percentage.is_some();
+        let in_a_row = self.consecutive_5xx.is_some() || self.consecutive_gateway_failure.is_some();
+        by_rate || in_a_row || self.local_origin.is_some_and(LocalOrigin::is_active)
+    }
+}
+
+impl LocalOrigin {
+    fn is_active(self) -> bool {
+        self.consecutive_failure.is_some() || self.success_rate.is_some() || self.failure_percentage.is_some()
     }
 }
 
@@ -92,13 +114,24 @@ impl Default for OutlierDetection {
             interval: Duration::from_secs(10),
             base_ejection_time: Duration::from_secs(30),
             max_ejection_time: Duration::from_secs(300),
+            max_ejection_time_jitter: Duration::ZERO,
             max_ejection_percent: 10,
             always_eject_one_host: false,
             success_rate: Some(SuccessRate::default()),
             failure_percentage: None,
             consecutive_5xx: None,
             consecutive_gateway_failure: None,
-            consecutive_local_origin_failure: None,
+            local_origin: None,
+        }
+    }
+}
+
+impl Default for LocalOrigin {
+    fn default() -> Self {
+        Self {
+            consecutive_failure: Some(Consecutive::after(5)),
+            success_rate: Some(SuccessRate::default()),
+            failure_percentage: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{received, reports};
 use mesh_xds::resource::{
     CircuitBreakers, Cluster, Consecutive, Discovery, DnsFamily, FailurePercentage, HttpProtocol, Kind, LbPolicy,
-    OutlierDetection, Resource, RetryBudget, TransportSocket,
+    LocalOrigin, OutlierDetection, Resource, RetryBudget, SuccessRate, TransportSocket,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -357,8 +357,39 @@ fn unset_and_zero_are_two_things_to_outlier_detection() {
     assert_eq!(detection("consecutive_gateway_failure: 3").consecutive_gateway_failure, None, "not enforced, in Envoy");
     let gateway = detection("enforcing_consecutive_gateway_failure: 100").consecutive_gateway_failure;
     assert_eq!(gateway, Some(Consecutive::after(5)));
-    let split = detection("split_external_local_origin_errors: true").consecutive_local_origin_failure;
-    assert_eq!(split, Some(Consecutive::after(5)));
-    assert_eq!(detection("consecutive_local_origin_failure: 3").consecutive_local_origin_failure, None, "not split");
     assert!(!detection("enforcing_success_rate: 0").is_active());
+    assert_eq!(detection("max_ejection_time_jitter: 2s").max_ejection_time_jitter, Duration::from_secs(2));
+}
+
+#[test]
+fn errors_of_local_origin_are_judged_where_they_are_split_off() {
+    let detection = |fields: &str| {
+        let (cluster, reports) = cluster(&format!("{EDS}outlier_detection: {{{fields}}}"));
+        (cluster.outlier_detection.as_ref().expect("set").local_origin, reports)
+    };
+    let split = |fields: &str| detection(&format!("split_external_local_origin_errors: true, {fields}"));
+    let default = LocalOrigin::default();
+    assert_eq!(split(""), (Some(default), vec![]));
+    let three = LocalOrigin { consecutive_failure: Some(Consecutive::after(3)), ..default };
+    assert_eq!(split("consecutive_local_origin_failure: 3"), (Some(three), vec![]));
+    let never = "enforcing_consecutive_local_origin_failure: 0, enforcing_local_origin_success_rate: 0";
+    let nothing = LocalOrigin { consecutive_failure: None, success_rate: None, failure_percentage: None };
+    assert_eq!(split(never), (Some(nothing), vec![]), "they count by themselves, for nothing");
+    // The numbers are those of the others; how often an ejection is made is their own.
+    let numbers = "success_rate_minimum_hosts: 3, failure_percentage_threshold: 50, enforcing_success_rate: 0, \
+                   enforcing_failure_percentage: 0, enforcing_local_origin_success_rate: 40, \
+                   enforcing_failure_percentage_local_origin: 60";
+    let rate = SuccessRate { minimum_hosts: 3, enforcing: 40, ..SuccessRate::default() };
+    let percentage = FailurePercentage { threshold: 50, enforcing: 60, ..FailurePercentage::default() };
+    let both = LocalOrigin { success_rate: Some(rate), failure_percentage: Some(percentage), ..default };
+    assert_eq!(split(numbers), (Some(both), vec![]));
+    for field in [
+        "consecutive_local_origin_failure",
+        "enforcing_consecutive_local_origin_failure",
+        "enforcing_local_origin_success_rate",
+        "enforcing_failure_percentage_local_origin",
+    ] {
+        let report = format!("outlier_detection.{field}: has no effect without split_external_local_origin_errors");
+        assert_eq!(detection(&format!("{field}: 3")), (None, vec![report]));
+    }
 }
