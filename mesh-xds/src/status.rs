@@ -103,7 +103,8 @@ pub struct ResourceStatus {
     pub name: String,
     /// The server it is from, as the bootstrap names it.
     pub server: Arc<str>,
-    /// The targets that use it (`xds:///name`), in what they serve or will serve; empty for what is watched by itself.
+    /// The targets that use it (`xds:///name`), in what they serve or will serve, also once the server that has it is back
+    /// (A71); empty for what is watched by itself.
     pub targets: Vec<Arc<str>>,
     /// What the last news about it was.
     pub state: ResourceState,

@@ -5,10 +5,11 @@
 
 use crate::{
     csds::{Admin, fetch, greeter, refused_cluster, serve},
+    mesh::Plane,
     rig::{OurControlPlane, bootstrap, within},
 };
 use envoy_types::pb::envoy::{
-    admin::v3::ClientResourceStatus::{Acked, Nacked},
+    admin::v3::ClientResourceStatus::{Acked, Nacked, Requested},
     service::status::v3::{
         ClientConfig, ClientStatusRequest, client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
     },
@@ -19,7 +20,7 @@ use interop_tests::{
     peers::{ForeignClient, Grpc, read_csds},
 };
 use mesh_xds::{
-    CsdsService, TargetName,
+    Bootstrap, CsdsService, TargetName,
     control_plane::resources::{cluster_eds, endpoints, listener, route_config, virtual_host_weighted},
     resource::{Cluster, Kind},
 };
@@ -157,6 +158,29 @@ async fn each_target_has_its_scope_with_all_that_it_uses() {
     let targets = |name| status.resource(Kind::Cluster, name).expect("subscribed").targets.iter().map(|t| &**t);
     assert_eq!(targets("blue").collect::<Vec<_>>(), ["xds:///greeter", "xds:///other"]);
     assert_eq!(targets("alone").count(), 0);
+}
+
+/// In an outage `grpcdebug` is asked most, and takes one `ClientConfig` as ever.
+#[tokio::test]
+async fn a_target_that_falls_back_has_one_scope_with_what_it_has_of_both_servers() {
+    let mut primary = Plane::start(greeter(cluster_eds("blue"))).await;
+    let secondary = Plane::start(greeter(cluster_eds("blue"))).await;
+    primary.control_plane().hold(CDS);
+    let bootstrap = Bootstrap::builder().node_id("csds-fallback").server(primary.server()).server(secondary.server());
+    let admin = Admin::of(bootstrap.build().expect("two servers")).await;
+    primary.control_plane().wait_for_subscription(CDS, "blue").await;
+    primary.stop();
+    admin.reaches(EDS, "blue", Acked).await;
+    let [config] = admin.fetch().await.try_into().expect("one target");
+    assert_eq!(config.client_scope, "xds:///greeter");
+    let resources = config.generic_xds_configs.iter().map(|it| (it.name.as_str(), it.client_status()));
+    let both = [("greeter", Acked), ("greeter", Acked), ("routes", Acked), ("routes", Acked)];
+    let clusters = [("blue", Requested), ("blue", Acked), ("blue", Acked)];
+    assert_eq!(resources.collect::<Vec<_>>(), [&both[..], &clusters].concat());
+    // What the local API says of them tells them apart.
+    let status = admin.client.status();
+    let listeners = status.resources.iter().filter(|it| it.kind == Kind::Listener).map(|it| &*it.server);
+    assert_eq!(listeners.collect::<Vec<_>>(), [&primary, &secondary].map(|plane| plane.server().to_string()));
 }
 
 #[tokio::test]

@@ -28,7 +28,8 @@ const STREAM: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/Stre
 /// The CSDS service, to be added to a tonic server.
 ///
 /// For each client there is one `ClientConfig` for each target that is watched (A71's `client_scope`), with the
-/// resources that the target uses, and one without a scope for what is subscribed besides. Each resource has its
+/// resources that the target uses, and one without a scope for what is subscribed besides. While a target falls back to
+/// another control plane, that is what it has of both: a name then comes twice, told apart by `server`. Each resource has its
 /// `client_status`, the version and the bytes in use as they were received, and in `error_state` what went wrong with a
 /// later update: version, bytes, reason and time. `exclude_resource_contents` leaves the bytes out.
 ///

@@ -195,7 +195,7 @@ impl Views {
         self.all.iter().flat_map(move |(choice, assembler)| assembler.behind().filter(move |id| in_use(choice, id)))
     }
 
-    /// What uses a resource of a server.
+    /// What uses a resource of a server, or will: in an outage, a subject has resources of each server it waits for.
     pub(super) fn users(
         &self,
         authorities: &Authorities,
@@ -204,10 +204,10 @@ impl Views {
         name: &str,
     ) -> impl Iterator<Item = &Subject> {
         let chose = move |(choice, _): &(&Choice, &Assembler)| choice.server(authorities, name) == Some(server);
-        self.all.iter().filter(chose).flat_map(move |(choice, assembler)| {
-            let followed = assembler.users(kind, name).into_iter().filter_map(|id| self.subjects.get(&id));
-            followed.filter(move |followed| followed.uses(choice)).map(|followed| &followed.subject)
-        })
+        // In each of its views a subject may need the same resource: a fallback is of some authorities.
+        let ids: BTreeSet<_> =
+            self.all.iter().filter(chose).flat_map(|(_, assembler)| assembler.users(kind, name)).collect();
+        ids.into_iter().filter_map(|id| Some(&self.subjects.get(&id)?.subject))
     }
 
     /// Makes a subject's chain shorter or longer, if it is time.
