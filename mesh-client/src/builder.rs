@@ -270,8 +270,8 @@ impl ChannelBuilder {
     /// Makes the channel. Nothing is waited for.
     ///
     /// # Errors
-    /// When the target is neither `xds:///name` nor `xds://authority/name` with an authority of the bootstrap (A47), or
-    /// when the authority for requests is not one.
+    /// When the target is neither `xds:///name`, or `xds:name`, nor `xds://authority/name` with an authority of the
+    /// bootstrap (A47), or when the authority for requests is not one.
     pub fn build(self) -> Result<MeshChannel, TargetError> {
         let (xds_authority, name) = target_name(&self.target)?;
         let listener = self.mesh.listener_name(xds_authority, name);
@@ -304,15 +304,16 @@ impl ChannelBuilder {
     }
 }
 
-/// Authority and name in `xds:///name` or `xds://authority/name`.
+/// Authority and name in `xds:///name` or `xds://authority/name`; without `//` there is no authority (RFC 3986).
 fn target_name(target: &str) -> Result<(Option<&str>, &str), TargetError> {
     let scheme = || TargetError::Scheme(target.to_owned());
-    let rest = target.strip_prefix("xds://").ok_or_else(scheme)?;
-    match rest.split_once('/') {
-        Some((_, "")) | None => Err(scheme()),
-        Some(("", name)) => Ok((None, name)),
-        Some((authority, name)) => Ok((Some(authority), name)),
-    }
+    let rest = target.strip_prefix("xds:").ok_or_else(scheme)?;
+    let (authority, name) = match rest.strip_prefix("//") {
+        Some(rest) => rest.split_once('/').ok_or_else(scheme)?,
+        // "If a gRPC client channel is created for `xds:server.example.com`" - A47.
+        None => ("", rest.strip_prefix('/').unwrap_or(rest)),
+    };
+    if name.is_empty() { Err(scheme()) } else { Ok((Some(authority).filter(|it| !it.is_empty()), name)) }
 }
 
 /// A target's name as an authority: what RFC 3986 does not allow there is escaped, as gRPC does.
@@ -334,8 +335,11 @@ mod tests {
     #[test]
     fn a_target_is_xds_with_or_without_an_authority() {
         assert_eq!(target_name("xds:///echo.demo:7070"), Ok((None, "echo.demo:7070")));
+        assert_eq!(target_name("xds:server.example.com"), Ok((None, "server.example.com")));
+        assert_eq!(target_name("xds:/server.example.com"), Ok((None, "server.example.com")));
         assert_eq!(target_name("xds://other/a/b"), Ok((Some("other"), "a/b")));
         assert_eq!(target_name("dns:///x"), Err(TargetError::Scheme("dns:///x".into())));
+        assert_eq!(target_name("xds:"), Err(TargetError::Scheme("xds:".into())));
         assert_eq!(target_name("xds:///"), Err(TargetError::Scheme("xds:///".into())));
         assert_eq!(target_name("xds://other"), Err(TargetError::Scheme("xds://other".into())));
     }

@@ -5,22 +5,24 @@
 //! and in what is watched. Everything after that compares strings. A plain name is its own canonical form and belongs
 //! to the top-level servers. This file does NOT know which authorities there are.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _};
 
 const SCHEME: &str = "xdstp://";
 
 /// The one spelling of a name that all its spellings come to.
 ///
-/// Context parameters are sorted by key, escapes are in upper case and only where they are needed, and directives
+/// Context parameters are sorted by key, and each key's last value counts; escapes are in upper case and only where they are needed, and directives
 /// (`#...`) are dropped, as they are no part of the name.
 pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
     let Some(rest) = name.strip_prefix(SCHEME) else { return Cow::Borrowed(name) };
     let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
     let (path, context) = rest.split_once('?').unwrap_or((rest, ""));
-    let mut parameters: Vec<_> = context.split('&').filter(|parameter| !parameter.is_empty()).map(escape).collect();
-    parameters.sort_by(|a, b| key(a).cmp(key(b)));
+    // "removing duplicate keys and sorting keys in lexicographic order"; "the easiest thing is probably to just use the last
+    // value seen" - A47.
+    let parameters = context.split('&').filter(|parameter| !parameter.is_empty()).map(escape);
+    let parameters: BTreeMap<_, _> = parameters.map(|parameter| (key(&parameter).to_owned(), parameter)).collect();
     let mut canonical = format!("{SCHEME}{}", escape(path));
-    for (index, parameter) in parameters.iter().enumerate() {
+    for (index, parameter) in parameters.values().enumerate() {
         canonical.push(if index == 0 { '?' } else { '&' });
         canonical.push_str(parameter);
     }
@@ -110,6 +112,7 @@ mod tests {
             ("xdstp://auth/t/id", "xdstp://auth/t/id"),
             ("xdstp://auth/t/id?b=2&a=1", "xdstp://auth/t/id?a=1&b=2"),
             ("xdstp://auth/t/id?a=1&b=2", "xdstp://auth/t/id?a=1&b=2"),
+            ("xdstp://auth/t/id?b=2&a=1&b=3&%62=4", "xdstp://auth/t/id?a=1&b=4"),
             ("xdstp://auth/t/id?", "xdstp://auth/t/id"),
             ("xdstp:///t/h:80/z%20w", "xdstp:///t/h:80/z%20w"),
             ("xdstp:///t/%7e%c3%a4 ", "xdstp:///t/~%C3%A4%20"),

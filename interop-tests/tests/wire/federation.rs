@@ -42,11 +42,11 @@ async fn a_template_makes_an_escaped_name_of_its_authority_and_any_order_of_para
         }
     });
     assert_eq!(asked.await, [format!("xdstp://auth/{LISTENER}/x/h:80/z%20w?k=2&p=1")]);
-    // "`?a=1&b=2` and `?b=2&a=1` are the same resource" - A47.
+    // "`?a=1&b=2` and `?b=2&a=1` are the same resource", and of a key that comes twice the last value counts - A47.
     let mut world = service("echo", &addresses([&a]));
     assert!(world.remove(Kind::Listener.type_url(), "echo"));
     plane.control_plane().set_unchecked(world);
-    let answer = listener(&format!("xdstp://auth/{LISTENER}/x/h:80/z%20w?p=1&k=2"), "echo-routes");
+    let answer = listener(&format!("xdstp://auth/{LISTENER}/x/h:80/z%20w?k=1&p=1&k=2"), "echo-routes");
     plane.control_plane().send_raw(Kind::Listener.type_url(), "1", vec![pack(answer)]);
     assert_eq!(call.await.expect("no panic").expect("a reply"), "a");
 }
@@ -93,7 +93,8 @@ async fn each_name_is_asked_for_at_the_servers_of_its_authority() {
         Plane::start(Resources::default().with(route_config(&routes, vec![virtual_host("*", "echo-cluster")]))).await;
     let partner = Authority::default().server(theirs.server());
     let mesh = mesh(Bootstrap::builder().server(ours.server()).authority("partner", partner));
-    let channel = mesh.channel("xds:///echo").expect("a valid target");
+    // As A47 writes targets without an authority.
+    let channel = mesh.channel("xds:echo").expect("a valid target");
     assert_eq!(unary(&channel).await.expect("a reply"), "a");
     let status = mesh.status().xds;
     let of = |kind, name: &str| status.resource(kind, name).expect("subscribed").server.to_string();

@@ -43,7 +43,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 pub struct Bootstrap {
     pub(crate) authorities: Authorities,
     pub(crate) node: Node,
-    /// Names of `certificate_providers`: a TLS context may refer to no others (A29).
+    /// Names of `certificate_providers` of a plugin that is known: a TLS context may refer to no others (A29).
     pub(crate) certificate_providers: BTreeSet<String>,
     pub(crate) transport: TransportOptions,
     /// For clusters whose endpoints are looked up by DNS.

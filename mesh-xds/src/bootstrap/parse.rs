@@ -7,7 +7,7 @@
 use super::{
     Bootstrap, ChannelCredentials, Node, ServerAddress, TransportOptions, XdsServer,
     authority::{Authorities, Entry},
-    credentials::{call_creds, channel_creds},
+    credentials::{call_creds, certificate_provider, channel_creds},
 };
 use crate::resource::Invalid;
 use serde_json::{Map, Value};
@@ -32,10 +32,7 @@ pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
     };
     let providers = match present(&root, "certificate_providers") {
         None => BTreeSet::new(),
-        Some(value) => {
-            let providers = object(value).map_err(|invalid| invalid.within("certificate_providers"))?;
-            providers.keys().cloned().collect()
-        }
+        Some(value) => certificate_providers(value)?,
     };
     let mut authorities = Authorities::new(servers, template.to_owned());
     if let Some(value) = present(&root, "authorities") {
@@ -52,6 +49,18 @@ pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, Invalid> {
         resolver: crate::dns::Resolver::default(),
         extensions: crate::Registry::default(),
     })
+}
+
+/// The names of those that are known.
+fn certificate_providers(value: &Value) -> Result<BTreeSet<String>, Invalid> {
+    let mut known = BTreeSet::new();
+    for (name, provider) in object(value).map_err(|invalid| invalid.within("certificate_providers"))? {
+        let at = |invalid: Invalid| invalid.within(&format!("certificate_providers[{name:?}]"));
+        if certificate_provider(provider).map_err(at)? {
+            known.insert(name.clone());
+        }
+    }
+    Ok(known)
 }
 
 fn authority(value: &Value) -> Result<Entry, Invalid> {

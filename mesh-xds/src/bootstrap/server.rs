@@ -5,11 +5,19 @@
 
 use super::{CallCredentials, ChannelCredentials, TransportOptions};
 use crate::{in_process::InProcess, resource::Invalid, tls::TlsConfig};
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// A57's does-not-exist timer, and A88's for servers whose timer is transient.
 const DOES_NOT_EXIST: Duration = Duration::from_secs(15);
 const TRANSIENT: Duration = Duration::from_secs(30);
+
+/// Of gRPC's names, whatever the credentials are.
+const DEFAULT_PORT: u16 = 443;
 
 /// One control plane: where it is, what it is known to do, and how to speak with it.
 ///
@@ -180,7 +188,7 @@ pub enum ServerAddress {
 
 impl ServerAddress {
     /// Reads a `server_uri`: `host:port`, `http://host:port`, `dns:///host:port`, `ipv4:a.b.c.d:port`,
-    /// `ipv6:[..]:port`, `unix:path`, `unix:///path`.
+    /// `ipv6:[..]:port`, `unix:path`, `unix:///path`. Without a port it is 443, as in gRPC; with `http:` 80.
     ///
     /// # Errors
     /// Says which part is wrong.
@@ -195,8 +203,8 @@ impl ServerAddress {
             };
         }
         if let Some(list) = uri.strip_prefix("ipv4:").or_else(|| uri.strip_prefix("ipv6:")) {
-            let sockets: Result<Vec<SocketAddr>, _> = list.split(',').map(str::parse).collect();
-            return sockets.map(Self::Sockets).map_err(|_| refuse("must be addresses with ports"));
+            let sockets: Option<Vec<SocketAddr>> = list.split(',').map(|text| socket(text, DEFAULT_PORT)).collect();
+            return sockets.map(Self::Sockets).ok_or_else(|| refuse("must be addresses"));
         }
         if let Some(rest) = uri.strip_prefix("dns:") {
             // `dns://authority/name`: another resolver than the system's is not ours to ask.
@@ -207,31 +215,38 @@ impl ServerAddress {
                 },
                 None => rest,
             };
-            return host_port(name, Some(443)).ok_or_else(|| refuse("must be host:port"));
+            return host_port(name, DEFAULT_PORT).ok_or_else(|| refuse("must be host:port"));
         }
         if let Some(rest) = uri.strip_prefix("http://") {
-            return host_port(rest.trim_end_matches('/'), Some(80)).ok_or_else(|| refuse("must be http://host:port"));
+            return host_port(rest.trim_end_matches('/'), 80).ok_or_else(|| refuse("must be http://host:port"));
         }
         match uri.split_once("://") {
             // An address cannot say that TLS is meant, and plaintext is not.
             Some(("https", _)) => Err(refuse("https:// needs TLS credentials: `tls` channel_creds, or XdsServer::tls")),
             Some((scheme, _)) => Err(refuse(&format!("scheme {scheme:?} is not supported"))),
-            None => host_port(uri, None).ok_or_else(|| refuse("must be host:port")),
+            None => host_port(uri, DEFAULT_PORT).ok_or_else(|| refuse("must be host:port")),
         }
     }
 }
 
 /// Literal addresses become sockets at once, so that they need no lookup.
-fn host_port(text: &str, default_port: Option<u16>) -> Option<ServerAddress> {
-    if let Ok(socket) = text.parse::<SocketAddr>() {
+fn host_port(text: &str, default_port: u16) -> Option<ServerAddress> {
+    if let Some(socket) = socket(text, default_port) {
         return Some(ServerAddress::Sockets(vec![socket]));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok()?),
-        None => (text, default_port?),
+        None => (text, default_port),
     };
     let usable = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     usable.then(|| ServerAddress::Name { host: host.to_owned(), port })
+}
+
+/// An address with a port or without; with one, that of IPv6 is in brackets.
+fn socket(text: &str, default_port: u16) -> Option<SocketAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = || bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, default_port));
+    text.parse().ok().or_else(address)
 }
 
 impl fmt::Display for ServerAddress {

@@ -7,7 +7,9 @@ const ISTIO: &str = r#"{
  "xds_servers":[{"server_uri":"unix:///etc/istio/proxy/XDS","channel_creds":[{"type":"insecure"}],"server_features":["xds_v3"]}],
  "node":{"id":"sidecar~10.0.0.7~pod.ns~ns.svc.cluster.local","localisty":{},"locality":{},
    "metadata":{"GENERATOR":"grpc","INSTANCE_IPS":"10.0.0.7","PROXY_CONFIG":{"concurrency":2},"LABELS":{"a":null}},"UserAgentVersionType":null},
- "certificate_providers":{"default":{"plugin_name":"file_watcher","config":{"refresh_interval":"900s"}}},
+ "certificate_providers":{"default":{"plugin_name":"file_watcher","config":{
+   "certificate_file":"/var/lib/istio/data/cert-chain.pem","private_key_file":"/var/lib/istio/data/key.pem",
+   "ca_certificate_file":"/var/lib/istio/data/root-cert.pem","refresh_interval":"900s"}}},
  "server_listener_resource_name_template":"xds.istio.io/grpc/lds/inbound/%s" }"#;
 
 fn with_server(server: &str) -> Result<Bootstrap, BootstrapError> {
@@ -44,6 +46,10 @@ fn every_spelling_of_a_server_uri_is_read() {
         ("dns:///istiod.ns.svc:15010", name("istiod.ns.svc", 15010)),
         ("dns:istiod:1", name("istiod", 1)),
         ("dns:///istiod", name("istiod", 443)),
+        // As A47's examples have it.
+        ("xds-server.authority.com", name("xds-server.authority.com", 443)),
+        ("127.0.0.1", socket("127.0.0.1:443")),
+        ("ipv6:[::1]", socket("[::1]:443")),
         ("http://cp:8080/", name("cp", 8080)),
         ("http://cp", name("cp", 80)),
         ("127.0.0.1:18000", socket("127.0.0.1:18000")),
@@ -55,8 +61,7 @@ fn every_spelling_of_a_server_uri_is_read() {
     ] {
         assert_eq!(ServerAddress::parse(uri), expected, "{uri}");
     }
-    for wrong in ["https://cp:1", "host", "host:", ":1", "host:99999", "dns://8.8.8.8/cp:1", "unix:", "ipv4:x", "a b:1"]
-    {
+    for wrong in ["https://cp:1", "host:", ":1", "host:99999", "dns://8.8.8.8/cp:1", "unix:", "ipv4:x", "a b:1"] {
         assert!(ServerAddress::parse(wrong).unwrap_err().reason.contains(wrong), "{wrong}");
     }
 }
@@ -100,6 +105,38 @@ fn mistakes_are_named_with_their_place() {
 }
 
 #[test]
+fn certificate_providers_of_files_are_judged_and_others_skipped() {
+    let with = |provider: &str| {
+        let server = r#"{"server_uri":"a:1","channel_creds":[{"type":"insecure"}]}"#;
+        format!(r#"{{"xds_servers":[{server}],"certificate_providers":{{"p":{provider}}}}}"#)
+    };
+    let files = |config: &str| with(&format!(r#"{{"plugin_name":"file_watcher","config":{{{config}}}}}"#));
+    for (config, expected) in [
+        ("", ": needs certificate_file and private_key_file, or ca_certificate_file"),
+        (r#""refresh_interval":"900s""#, ": needs certificate_file and private_key_file, or ca_certificate_file"),
+        (r#""certificate_file":"c""#, ".private_key_file: is needed, too"),
+        (r#""private_key_file":"k","ca_certificate_file":"ca""#, ".certificate_file: is needed, too"),
+        (r#""ca_certificate_file":7"#, ".ca_certificate_file: must be a string"),
+        (r#""ca_certificate_file":"ca","refresh_interval":600"#, ".refresh_interval: must be a duration"),
+        (r#""ca_certificate_file":"ca","refresh_interval":"10m""#, ".refresh_interval: must be a duration"),
+    ] {
+        let text = mistake(&files(config));
+        assert!(text.starts_with(&format!(r#"certificate_providers["p"].config{expected}"#)), "{config}: {text}");
+    }
+    assert!(mistake(&with("7")).starts_with(r#"certificate_providers["p"]: must be an object"#));
+    let known = |json: &str| Bootstrap::parse(json).unwrap().certificate_providers.contains("p");
+    for config in [
+        r#""certificate_file":"c","private_key_file":"k""#,
+        r#""ca_certificate_file":"ca","refresh_interval":"0.5s""#,
+        r#""spiffe_trust_bundle_map_file":"bundles""#,
+    ] {
+        assert!(known(&files(config)), "{config}");
+    }
+    // A resource that refers to it is NACKed.
+    assert!(!known(&with(r#"{"plugin_name":"made_up","config":{"certificate_file":7}}"#)));
+}
+
+#[test]
 fn server_features_of_unknown_types_are_skipped() {
     let json = r#"{"server_uri":"a:1","channel_creds":[{"type":"insecure"}],
         "server_features":["xds_v3",{"x":1},7,"unknown","fail_on_data_errors"]}"#;
@@ -112,9 +149,11 @@ fn authorities_have_servers_and_a_template_of_their_own_or_the_usual_ones() {
     let json = format!(
         r#"{{"xds_servers":[{}], "authorities": {{
             "usual": {{}},
+            "": {{"xds_servers": [{}]}},
             "own": {{"xds_servers": [{}, {}], "client_listener_resource_name_template": "xdstp://own/t/%s"}}
         }}}}"#,
         server(1),
+        server(2),
         server(2),
         server(1)
     );
@@ -130,6 +169,8 @@ fn authorities_have_servers_and_a_template_of_their_own_or_the_usual_ones() {
     assert_eq!(asked("plain"), asked("xdstp://usual/t/x"));
     assert_ne!(asked("plain"), asked("xdstp://own/t/x"));
     assert_eq!(asked("xdstp://nobody/t/x"), None);
+    // An authority may be the empty one: of new names that have none.
+    assert_eq!(asked("xdstp:///t/x"), asked("xdstp://own/t/x"));
 }
 
 #[test]

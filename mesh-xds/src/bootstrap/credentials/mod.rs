@@ -1,4 +1,5 @@
-//! How a server of the bootstrap is talked to: `channel_creds` (A27, A65) and `call_creds` (A97).
+//! How a server of the bootstrap is talked to: `channel_creds` (A27, A65) and `call_creds` (A97); and where certificates for
+//! the data plane come from: `certificate_providers` (A29).
 //!
 //! Of the channel credentials the first supported entry counts, of the call credentials every one. An unsupported type
 //! is skipped: `google_default` is one here, since Google's tokens and ALTS are not. A supported type whose config is
@@ -62,6 +63,27 @@ pub(super) fn call_creds(creds: Option<&Value>) -> Result<Vec<CallCredentials>, 
     Ok(supported)
 }
 
+/// Whether it is of a plugin that is known here: "unknown: skipped, so that resources which refer to it are NACKed" (A29).
+pub(super) fn certificate_provider(provider: &Value) -> Result<bool, Invalid> {
+    let provider = object(provider)?;
+    match string(provider, "plugin_name")? {
+        "file_watcher" => with_config(provider, file_watcher).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+/// The same files as those of `tls`, but there is no other identity, and no system's roots.
+fn file_watcher(config: &Object) -> Result<(), Invalid> {
+    let _judged = tls(config)?;
+    let files = ["certificate_file", "ca_certificate_file", "spiffe_trust_bundle_map_file"];
+    for file in files {
+        if !string(config, file)?.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(Invalid::new("needs certificate_file and private_key_file, or ca_certificate_file"))
+}
+
 /// "It may be missing if the credential type does not require config parameters."
 fn with_config<T>(entry: &Object, read: impl Fn(&Object) -> Result<T, Invalid>) -> Result<T, Invalid> {
     let empty = Object::new();
@@ -86,7 +108,7 @@ fn tls(config: &Object) -> Result<TlsConfig, Invalid> {
     }
     if present(config, "spiffe_trust_bundle_map_file").is_some() {
         // gRPC without A87 does not look at it either. The CA file or the system's roots then have to vouch.
-        tracing::warn!("spiffe_trust_bundle_map_file of the bootstrap's tls credentials has no effect");
+        tracing::warn!("spiffe_trust_bundle_map_file of the bootstrap has no effect");
     }
     match present(config, "refresh_interval") {
         None => Ok(tls),
