@@ -117,7 +117,7 @@ impl Event {
         match self {
             Self::Unreachable => matches!(state, ResourceState::Acked | ResourceState::Requested),
             Self::Invalid => matches!(state, ResourceState::Nacked { .. }),
-            Self::Omitted | Self::Reported(5) => *state == ResourceState::DoesNotExist,
+            Self::Omitted => *state == ResourceState::DoesNotExist,
             Self::Reported(_) => *state == ResourceState::ReceivedError,
         }
     }

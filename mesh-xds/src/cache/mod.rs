@@ -213,13 +213,16 @@ impl Cache {
     /// The server reported an error for a subscribed resource.
     pub(crate) fn reported(&mut self, kind: Kind, error: &ReportedError, said: &Said) -> Change {
         // "TP3 NOT_FOUND / PERMISSION_DENIED: .. drop cache; TP3 other code: .. ambient" - A88.
-        let (state, droppable) = match error.code {
-            5 => (State::DoesNotExist, Droppable::Yes),
-            7 => (State::ReceivedError, Droppable::Yes),
-            _ => (State::ReceivedError, Droppable::No),
-        };
+        let droppable = if matches!(error.code, NOT_FOUND | 7) { Droppable::Yes } else { Droppable::No };
         let text = format_args!("the control plane reports code {}: {}", error.code, error.message);
-        self.failed(kind, &error.name, state, droppable, &text, Attempt::without_resource(said))
+        // "Set the cache entry's status to `RECEIVED_ERROR`", whatever the code is - A88.
+        let attempt = Attempt::without_resource(said);
+        let change = self.failed(kind, &error.name, State::ReceivedError, droppable, &text, attempt);
+        // But a value that is kept although the server does not have it, is one that it deleted.
+        if let Some(entry) = self.entries.of(kind).get_mut(&*error.name).filter(|_| error.code == NOT_FOUND) {
+            entry.deleted = entry.value.is_some();
+        }
+        change
     }
 
     /// The does-not-exist timer fired.
@@ -322,6 +325,9 @@ impl Cache {
         Change { visible: news || dropped, new_error: news.then_some(text), newly_ignored: Vec::new() }
     }
 }
+
+/// Of `google.rpc.Code`.
+const NOT_FOUND: i32 = 5;
 
 /// Whether `fail_on_data_errors` makes an error drop the value.
 #[derive(Clone, Copy, PartialEq)]
