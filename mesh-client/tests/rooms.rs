@@ -170,7 +170,7 @@ fn a_breach_of_each_room_is_seen() {
         ("deadline.rs", "use super::route::RequestHead;"),
         ("cluster/worker.rs", "use crate::{endpoint::Dial, route::RouteMatcher};"),
         ("balance/mod.rs", "use tokio::time::sleep;"),
-        ("endpoint/h2.rs", "use crate::cluster::Cluster;"),
+        ("endpoint/h2/mod.rs", "use crate::cluster::Cluster;"),
         ("call.rs", "use crate::channel::MeshChannel;"),
         ("channel/stack.rs", "use std::sync::{Arc, Mutex};"),
         ("apply.rs", "use hyper::client::conn::http1;"),
