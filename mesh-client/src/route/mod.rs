@@ -5,6 +5,8 @@
 //!
 //! This room does NOT know what a route's action means to a call: that is the channel's affair.
 
+mod candidates;
+mod paths;
 mod request;
 mod table;
 #[cfg(test)]
