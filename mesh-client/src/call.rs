@@ -9,10 +9,11 @@ use crate::{
     error::{Cause, MeshError, ReplyForm},
     idle::Idle,
     load::Attempt,
+    reply::Reply,
     retry::Throttle,
 };
 use bytes::Bytes;
-use http::{HeaderMap, response};
+use http::{HeaderMap, Response, response};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     fmt,
@@ -84,6 +85,16 @@ impl ResponseBody {
             return Self::empty();
         }
         Self(State::Live(Live { body, finish }))
+    }
+}
+
+impl MeshError {
+    /// The whole response that the caller gets instead of a backend's.
+    pub(crate) fn into_response(self, form: ReplyForm) -> Response<ResponseBody> {
+        let reply = Reply::of_cause(self.cause(), self.to_string());
+        let mut response = reply.into_response(form).map(ResponseBody::local);
+        response.extensions_mut().insert(self);
+        response
     }
 }
 

@@ -3,7 +3,7 @@
 //! Made once, in HTTP's words with gRPC's beside them, and put into those of the call when it is sent: who gives it does NOT
 //! need to know which of the two a call speaks.
 
-use crate::error::{ReplyForm, grpc_code_of, write_grpc_status};
+use crate::error::{Cause, ReplyForm, grpc_code_of, write_grpc_status};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
@@ -57,6 +57,15 @@ impl Reply {
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.get_or_insert_default().append(name, value);
         self
+    }
+
+    /// What the caller is told of a failure, by this text.
+    pub(crate) fn of_cause(cause: &Cause, text: String) -> Self {
+        let reply = Self::new(cause.http_status(), text).with_grpc_status(cause.grpc_code());
+        match cause {
+            Cause::CircuitOpen { .. } | Cause::TooManyPending { .. } => reply.overloaded(),
+            _ => reply,
+        }
     }
 
     /// Of a call that a limit has refused: says so to who does not speak gRPC.

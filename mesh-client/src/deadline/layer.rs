@@ -5,7 +5,7 @@
 use super::{Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit};
 use crate::{
     error::{Cause, ReplyForm},
-    reply::ReplyBody,
+    reply::{Reply, ReplyBody},
 };
 use bytes::Bytes;
 use http::{Request, Response};
@@ -143,7 +143,7 @@ where
         }
         let Some(deadline) = this.deadline else { return Poll::Pending };
         let cause = late(ready!(deadline.poll(cx)));
-        let response = cause.reply(cause.to_string()).into_response(*this.form);
+        let response = Reply::of_cause(&cause, cause.to_string()).into_response(*this.form);
         Poll::Ready(Ok(response.map(ReplyBody::of_reply)))
     }
 }

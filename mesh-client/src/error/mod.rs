@@ -1,13 +1,13 @@
-//! Why a call failed, and the one place that says so in gRPC's or HTTP's own words.
+//! Why a call failed, and the one place that knows what stands for it in gRPC's and HTTP's own words.
 //!
-//! Below this room failures are causes; only here do they become a gRPC status (trailers-only) or an HTTP status code.
-//! Every text names the xDS node and, where there is one, the resource. Nothing here decides about retries.
+//! Below this room failures are causes; only here do they become a gRPC code or an HTTP status code. Every text names the
+//! xDS node and, where there is one, the resource. Nothing here decides about retries, or knows responses.
 
 mod grpc;
 
 pub(crate) use grpc::{code_of_reset, grpc_code_of, http_status_of, write_grpc_status};
 
-use crate::{call::ResponseBody, endpoint::SendFailure, reply::Reply};
+use crate::endpoint::SendFailure;
 use http::{HeaderMap, StatusCode, header};
 use mesh_xds::resource::ClusterName;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
@@ -225,14 +225,6 @@ impl MeshError {
         self.cause.http_status()
     }
 
-    /// The whole response that the caller gets instead of a backend's.
-    pub(crate) fn into_response(self, form: ReplyForm) -> http::Response<ResponseBody> {
-        let reply = self.cause.reply(self.to_string());
-        let mut response = reply.into_response(form).map(ResponseBody::local);
-        response.extensions_mut().insert(self);
-        response
-    }
-
     /// The status as final trailers, for a response that had begun.
     pub(crate) fn into_trailers(self) -> HeaderMap {
         self.cause.trailers(&self.to_string())
@@ -270,7 +262,7 @@ impl ReplyForm {
 }
 
 impl Cause {
-    fn grpc_code(&self) -> u8 {
+    pub(crate) fn grpc_code(&self) -> u8 {
         match self {
             Self::DeadlineExceeded { .. } | Self::TryTimeout { .. } | Self::IdleTimeout { .. } => {
                 grpc::DEADLINE_EXCEEDED
@@ -282,7 +274,7 @@ impl Cause {
         }
     }
 
-    fn http_status(&self) -> StatusCode {
+    pub(crate) fn http_status(&self) -> StatusCode {
         match self {
             Self::DeadlineExceeded { .. } | Self::TryTimeout { .. } | Self::IdleTimeout { .. } => {
                 StatusCode::GATEWAY_TIMEOUT
@@ -291,15 +283,6 @@ impl Cause {
             Self::FilterPanicked { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidRequest(_) | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// What the caller is told in the place of a response.
-    pub(crate) fn reply(&self, text: String) -> Reply {
-        let reply = Reply::new(self.http_status(), text).with_grpc_status(self.grpc_code());
-        match self {
-            Self::CircuitOpen { .. } | Self::TooManyPending { .. } => reply.overloaded(),
-            _ => reply,
         }
     }
 
