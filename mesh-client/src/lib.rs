@@ -86,7 +86,7 @@ pub use channel::{FailingCluster, MeshChannel, NotReady, ResponseFuture};
 pub use cluster::EndpointReport;
 pub use endpoint::EndpointState;
 pub use error::{Cause, MeshError, ReplyForm};
-pub use filter::{Filter, FilterRequest, Outcome, Verdict};
+pub use filter::{Filter, FilterLayer, FilterRequest, Filtered, FilteredFuture, Outcome, Verdict};
 pub use http_client::HttpClient;
 pub use mesh::{Mesh, TargetError};
 pub use mesh_xds::{Bootstrap, BootstrapError};

@@ -8,9 +8,17 @@ use crate::{
     mesh::{applied_by, ready_in},
     rig::backends,
 };
-use http::{HeaderValue, StatusCode, response};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
 use interop_tests::backend::Backend;
-use mesh_client::{Filter, FilterRequest, Mesh, MeshChannel, Reply, Verdict};
+use mesh_client::{Filter, FilterLayer, FilterRequest, Mesh, MeshChannel, Reply, Verdict};
 use mesh_xds::{
     Bootstrap,
     control_plane::{
@@ -19,19 +27,24 @@ use mesh_xds::{
             envoy::config::route::v3::{Route, RouteConfiguration},
             google::protobuf::{Any, Struct, Value, value::Kind as ValueKind},
         },
-        resources::{cluster_static, http_filter, listener_with, route, route_config, to_cluster, virtual_host_with},
+        resources::{
+            RouteExt, cluster_static, http_filter, listener_with, route, route_config, to_cluster, virtual_host_with,
+        },
     },
     resource::{FilterConfig, Invalid, Kind},
 };
 use prost::Message;
 use std::{
     collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
-use tokio::sync::Notify;
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+use tower::{ServiceBuilder, service_fn};
 
 /// What a filter does, as text.
 #[derive(Debug, PartialEq)]
@@ -121,13 +134,13 @@ fn routes(overrides: &[(&str, Any)]) -> RouteConfiguration {
 
 impl World {
     fn resources(&self, config: Any, overrides: &[(&str, Any)]) -> Resources {
-        resources(&self.a, config, overrides)
+        resources(self.a.address(), config, overrides)
     }
 
     async fn start(config: Any, overrides: &[(&str, Any)]) -> Self {
         let [a] = backends(["a"]).await;
         let control_plane = ControlPlane::new();
-        control_plane.set_unchecked(resources(&a, config, overrides));
+        control_plane.set_unchecked(resources(a.address(), config, overrides));
         let server = control_plane.in_process();
         let bootstrap = Bootstrap::builder().node_id("own-filters").server(server).build().expect("a server");
         let (made, release) = (AtomicU32::new(0), Arc::new(Notify::new()));
@@ -156,11 +169,11 @@ impl World {
     }
 }
 
-fn resources(a: &Backend, config: Any, overrides: &[(&str, Any)]) -> Resources {
+fn resources(a: SocketAddr, config: Any, overrides: &[(&str, Any)]) -> Resources {
     Resources::default()
         .with(listener_with("svc:80", "routes", vec![http_filter("own", config)]))
         .with(routes(overrides))
-        .with(cluster_static("a", &[a.address()]))
+        .with(cluster_static("a", &[a]))
 }
 
 fn expect(outcome: Result<(), String>) {
@@ -197,6 +210,63 @@ async fn a_filter_may_wait_and_the_deadline_covers_it() {
     let late = grpc().header("grpc-timeout", "50m").on(&world.channel).await;
     expect(fails("DeadlineExceeded", &["deadline exceeded after 50ms"], late));
     assert_eq!(world.a.counters().calls, 1);
+}
+
+#[tokio::test]
+async fn filters_run_once_however_often_a_call_is_tried() {
+    let world = World::start(does("mark"), &[]).await;
+    let again = route("/", to_cluster("a")).with_retries("5xx", 3);
+    let routes = route_config("routes", vec![virtual_host_with("*", vec![again])]);
+    world.control_plane.set_unchecked(world.resources(does("mark"), &[]).with(routes));
+    applied_by(&world.mesh, &world.control_plane, Kind::RouteConfig, "routes").await;
+    for (count, calls) in [("1", 4), ("2", 8)] {
+        let call = get("/").header("rpc-behavior", "error-code-503");
+        expect(fails("503", &[], call.on(&world.channel).await));
+        assert_eq!((world.saw("x-count").as_deref(), world.a.counters().calls), (Some(count), calls));
+    }
+}
+
+/// An HTTP server, for as long as this is kept, which says what its filter has written into the request.
+async fn server(what: &str) -> (SocketAddr, JoinSet<()>) {
+    let filter = Doer { what: what.to_owned(), requests: AtomicU32::new(0), made: 0, release: Arc::default() };
+    let says = service_fn(async |request: Request<Incoming>| {
+        let head = Response::builder().header("content-type", "application/grpc").header("grpc-status", "0");
+        let head = head.header("hostname", &request.headers()["x-does"]);
+        Ok::<_, Infallible>(head.body(Empty::<Bytes>::new()).expect("valid"))
+    });
+    let service = ServiceBuilder::new().layer(FilterLayer::new(filter)).service(says);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let mut connections = JoinSet::new();
+    connections.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            connections.spawn(async move {
+                let connection = auto::Builder::new(TokioExecutor::new());
+                // Its clients' sides are what the test looks at.
+                let _ = connection.serve_connection(TokioIo::new(socket), service).await;
+            });
+        }
+    });
+    (address, connections)
+}
+
+#[tokio::test]
+async fn the_same_filter_runs_at_a_channel_and_at_a_server() {
+    let world = World::start(does("mark"), &[("/hide", does("hide"))]).await;
+    for (what, http, grpc_code) in [("serve", None, None), ("refuse", Some("403"), Some("PermissionDenied"))] {
+        let (address, _serving) = server(what).await;
+        world.control_plane.set_unchecked(resources(address, does("mark"), &[("/hide", does("hide"))]));
+        applied_by(&world.mesh, &world.control_plane, Kind::Cluster, "a").await;
+        for (wanted, call) in [(http, get("/")), (grpc_code, grpc())] {
+            let answer = call.on(&world.channel).await;
+            // The server's has the last word on the way there.
+            expect(wanted.map_or_else(|| from(what, answer.clone()), |code| fails(code, &["not you"], answer.clone())));
+        }
+        // The channel's has it on the way back.
+        expect(fails("418", &[], get("/hide").on(&world.channel).await));
+    }
 }
 
 #[tokio::test]

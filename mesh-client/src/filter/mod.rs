@@ -19,12 +19,14 @@
 
 mod chain;
 mod fault;
+mod layer;
 mod levels;
 mod makers;
 mod request;
 
 pub(crate) use chain::{Chain, Passed};
 pub use fault::{Fault, FaultFuture, FaultLayer, active_faults};
+pub use layer::{FilterLayer, Filtered, FilteredFuture};
 pub(crate) use levels::{Level, LevelBuilder};
 pub(crate) use makers::Makers;
 pub use request::{Filter, FilterRequest, Outcome, Verdict};

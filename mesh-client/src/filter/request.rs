@@ -15,7 +15,7 @@ use std::{fmt, future::Future, pin::Pin};
 /// request's head until the response comes back. A panic fails the call that it happens in, and no other.
 ///
 /// [`MeshBuilder::filter`](crate::MeshBuilder::filter) registers filters for a type URL, so that the control plane says
-/// where they run.
+/// where they run; [`FilterLayer`](crate::FilterLayer) puts one around any service, a client's or a server's.
 ///
 /// ```
 /// use http::{HeaderValue, StatusCode, response};
@@ -86,7 +86,7 @@ impl<'a> FilterRequest<'a> {
         Self { head, form, cluster }
     }
 
-    /// The head: its URI has scheme and authority.
+    /// The head: in a channel its URI has scheme and authority.
     pub fn head(&self) -> &request::Parts {
         self.head
     }
@@ -101,7 +101,7 @@ impl<'a> FilterRequest<'a> {
         self.form == ReplyForm::Grpc
     }
 
-    /// Where the route leads; `None` where nobody is to be called.
+    /// Where the route leads; `None` where nobody is to be called, and in a [`FilterLayer`](crate::FilterLayer).
     pub fn cluster(&self) -> Option<&ClusterName> {
         self.cluster
     }

@@ -17,7 +17,8 @@ use std::{
 /// One filter as configured: it is kept from one configuration to the next while name and configuration stay.
 pub(crate) struct Instance {
     pub(super) name: String,
-    pub(super) config: HttpFilterConfig,
+    /// `None` of one that a program has put there itself, for good.
+    pub(super) config: Option<HttpFilterConfig>,
     /// `None` when nothing can ever come of it, as of the fault filter that istiod puts everywhere.
     pub(super) filter: Option<Arc<dyn Filter>>,
 }
@@ -52,6 +53,12 @@ impl Chain {
         };
         let links: Box<[_]> = instances.filter_map(link).collect();
         if links.is_empty() { None } else { Some(Arc::new(Self(links))) }
+    }
+
+    /// One filter, of a program's own.
+    pub(super) fn alone(name: &str, filter: Arc<dyn Filter>) -> Arc<Self> {
+        let instance = Instance { name: name.to_owned(), config: None, filter: None };
+        Arc::new(Self(Box::new([Link { instance: Arc::new(instance), filter }])))
     }
 
     /// Whether these are the very same instances.

@@ -3,7 +3,6 @@ use crate::error::ReplyForm;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, StatusCode, request};
-use mesh_xds::resource::HttpFault;
 use std::{future::pending, panic};
 
 /// Writes its name into requests and responses, and does this with requests.
@@ -56,8 +55,7 @@ impl Filter for Marker {
 fn chain<const N: usize>(does: [(&'static str, Does); N]) -> Arc<Chain> {
     let instances = does.map(|(name, does)| {
         let filter: Arc<dyn Filter> = Arc::new(Marker(name, does));
-        let config = HttpFilterConfig::Fault(Arc::new(HttpFault::default()));
-        Arc::new(Instance { name: name.to_owned(), config, filter: Some(filter) })
+        Arc::new(Instance { name: name.to_owned(), config: None, filter: Some(filter) })
     });
     Chain::of(instances.iter()).expect("not empty")
 }

@@ -134,11 +134,11 @@ impl<'a> LevelBuilder<'a> {
     /// The instance that the level before had for the same, or a new one.
     fn instance(&mut self, name: &str, config: &HttpFilterConfig, before: Option<&Arc<Level>>) -> Arc<Instance> {
         let mut kept = before.into_iter().flat_map(|level| &level.instances);
-        let kept =
-            kept.find(|kept| kept.name == name && kept.config == *config && !self.placed.contains(&Arc::as_ptr(kept)));
+        let is_same = |kept: &Instance| kept.name == name && kept.config.as_ref() == Some(config);
+        let kept = kept.find(|kept| is_same(kept) && !self.placed.contains(&Arc::as_ptr(kept)));
         let instance = kept.map(Arc::clone).unwrap_or_else(|| {
             let filter = self.makers.make(name, config);
-            Arc::new(Instance { name: name.to_owned(), config: config.clone(), filter })
+            Arc::new(Instance { name: name.to_owned(), config: Some(config.clone()), filter })
         });
         self.placed.insert(Arc::as_ptr(&instance));
         instance

@@ -43,7 +43,7 @@ fn config(name: &str, code: u8) -> (&str, FilterOverride) {
 /// The configurations of a chain, in order, by the code that they abort with.
 fn codes(level: &Level) -> Vec<u8> {
     let code = |instance: &Arc<Instance>| match &instance.config {
-        HttpFilterConfig::Fault(fault) => match fault.abort.as_ref().map(|abort| abort.source) {
+        Some(HttpFilterConfig::Fault(fault)) => match fault.abort.as_ref().map(|abort| abort.source) {
             Some(AbortSource::Grpc(code)) => code,
             other => panic!("{other:?}"),
         },
