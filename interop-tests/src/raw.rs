@@ -288,6 +288,16 @@ impl RawConnection {
         self.write(frame::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &block).await
     }
 
+    /// Answers with headers alone and a status of three digits, as somebody on the way does who speaks HTTP only.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn plain(&mut self, stream: u32, status: &str, headers: &[(&str, &str)]) -> Result<()> {
+        // 0x08 is a literal whose name is `:status`, of the static table.
+        let status = [&[0x08, 3], status.as_bytes()].concat();
+        self.write(frame::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &literals(&status, headers)).await
+    }
+
     /// Lets the client send `bytes` more, on the stream and on the connection.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::{
     rig::{addresses, backends, until, within},
 };
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all};
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use interop_tests::backend::Backend;
@@ -203,10 +203,10 @@ features! {
     }
 
     max_pending_requests {
-        row: "circuit breaking: no more calls wait for a connection than `max_pending_requests`; the cluster's beats the channel's",
+        row: "circuit breaking: no more calls wait for a connection than `max_pending_requests`; the cluster's beats the channel's; a refusal is never retried",
         source: "Envoy, `CircuitBreakers.thresholds[].max_pending_requests`",
-        config: "{clusters: {a: {eds_cluster_config: {service_name: cb-pending}, circuit_breakers: {thresholds: [{max_pending_requests: 2}]}}},
-                  endpoints: {cb-pending: {endpoints: []}}}",
+        config: concat!("{clusters: {a: {eds_cluster_config: {service_name: cb-pending}, circuit_breakers: {thresholds: [{max_pending_requests: 2}]}}},
+                  endpoints: {cb-pending: {endpoints: []}}, ", slow_retries!("unavailable,5xx"), "}"),
         strip: [("/clusters/a/circuit_breakers", "")],
         |world| {
             // Accepts, and says nothing: calls wait for it.
@@ -219,11 +219,15 @@ features! {
             let mut waiting = Open::offer(&channel, 20, grpc());
             // Those that may not wait are told so at once; the two that may do not end.
             while waiting.0.len() > 2 {
-                let (answer, _, rest) = futures_util::future::select_all(waiting.0).await;
+                let (answer, _, rest) = within("a refusal", select_all(waiting.0)).await;
                 fails("Unavailable", &["\"a\"", "2 calls already wait"], answer.map_err(|error| error.to_string())?)?;
                 waiting.0 = rest;
             }
             fails("503", &["2 calls already wait"], get("/").on(&channel).await)?;
+            let request = Request::get("/").body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+            let refused = channel.clone().call(request).await.map_err(|error| error.to_string())?;
+            let told = refused.headers().get("x-envoy-overloaded").ok_or("x-envoy-overloaded")?;
+            check(told == "true", format!("true, and not {told:?}"))?;
             waiting.end(2).await;
             Ok(())
         }

@@ -66,13 +66,17 @@ features! {
     }
 
     drops {
-        row: "drops by category, each with a draw of its own", source: "A27, `ClusterLoadAssignment.policy.drop_overloads`",
-        config: "endpoints: {a: {policy: {drop_overloads: [
+        row: "drops by category, each with a draw of its own; a drop is never retried", source: "A27, A6, `ClusterLoadAssignment.policy.drop_overloads`",
+        config: "{endpoints: {a: {policy: {drop_overloads: [
                     {category: x, drop_percentage: {numerator: 50}},
-                    {category: y, drop_percentage: {numerator: 500000, denominator: MILLION}}]}}}",
+                    {category: y, drop_percentage: {numerator: 500000, denominator: MILLION}}]}}},
+                  routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: 'unavailable,5xx', num_retries: 3,
+                      retry_back_off: {base_interval: 0.001s}}}}]}",
         strip: [("/endpoints/a/policy", "")],
         |world| {
+            // Retried three times, that would be 0.32.
             share("Unavailable", 0.75, &world.calls(1875, grpc()).await)?;
+            share("503", 0.75, &world.calls(1875, get("/")).await)?;
             world.update("/endpoints/a/policy/drop_overloads/1/drop_percentage/numerator", "1000000").await?;
             world.update("/endpoints/a/policy/drop_overloads/0/drop_percentage/numerator", "0").await?;
             only("Unavailable", &world.calls(60, grpc()).await)?;

@@ -3,7 +3,7 @@
 //! Backends count the attempts they see; backoffs pass on a paused clock. It does NOT test the tables of conditions;
 //! `mesh-client` does.
 
-use crate::features::{Answer, Call, World, check, fails, features, from, get, grpc};
+use crate::features::{Answer, Call, World, check, fails, features, from, get, grpc, only};
 use interop_tests::proto::testing::{Payload, SimpleRequest, test_service_client::TestServiceClient};
 use mesh_client::retry::RetryThrottling;
 use std::time::Duration;
@@ -46,7 +46,18 @@ features! {
             let told = head.headers.get("grpc-previous-rpc-attempts").ok_or("grpc-previous-rpc-attempts")?;
             check(told == "3", format!("the third retry, and not {told:?}"))?;
             attempts(world, later("succeed-on-retry-attempt-4,error-code-14"), "Unavailable", [4, 0]).await?;
-            attempts(world, later("error-code-13"), "Internal", [1, 0]).await
+            // Each of the five, and no other.
+            let five = [("cancelled", 1), ("deadline-exceeded", 4), ("internal", 13), ("resource-exhausted", 8), ("unavailable", 14)];
+            for (word, code) in five {
+                world.update("/routes/0/route/retry_policy/retry_on", word).await?;
+                for (behavior, name, other) in [("error-code-1", "Cancelled", 1), ("error-code-4", "DeadlineExceeded", 4),
+                    ("error-code-13", "Internal", 13), ("error-code-8", "ResourceExhausted", 8),
+                    ("error-code-14", "Unavailable", 14), ("error-code-2", "Unknown", 2)] {
+                    let wanted = if code == other { 4 } else { 1 };
+                    attempts(world, later(behavior), name, [wanted, 0]).await.map_err(|failure| format!("{word}: {failure}"))?;
+                }
+            }
+            Ok(())
         }
     }
 
@@ -209,6 +220,21 @@ routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: 'una
         }
     }
 
+    host_selection {
+        row: "a retry goes to the one endpoint that is left, if it may look at so many", source: "Envoy: `RetryPolicy.host_selection_retry_max_attempts`",
+        config: "endpoints: {a: {endpoints: [{locality: {}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}]}]}}
+clusters: {a: {lb_policy: RANDOM}}
+routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: 'unavailable,5xx', num_retries: 2, host_selection_retry_max_attempts: 2,
+            retry_back_off: {base_interval: 0.001s}, retry_host_predicate: [{name: envoy.retry_host_predicates.previous_hosts}]}}}]",
+        // One look, then.
+        strip: [("/routes/0/route/retry_policy/host_selection_retry_max_attempts", "")],
+        |world| {
+            world.ready("a", 3).await?;
+            only("c", &world.calls(120, grpc().header("rpc-behavior", "hostname=a error-code-14,hostname=b error-code-14")).await)?;
+            only("c", &world.calls(120, get("/").header("rpc-behavior", "hostname=a error-code-503,hostname=b error-code-503")).await)
+        }
+    }
+
     not_for_grpc {
         row: "of Envoy's conditions a gRPC status meets none", source: "A44, `RouteAction.retry_policy.retry_on`",
         config: "routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: '5xx,gateway-error,reset,retriable-4xx', num_retries: 3}}}]",
@@ -225,21 +251,64 @@ routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: 'una
             let (answer, elapsed) = world.timed(get("/").header("rpc-behavior", "sleep-60")).await;
             fails("504", &["idle for 2s", "in-process"], answer)?;
             check((4_000..4_100).contains(&elapsed.as_millis()), format!("two attempts of 2 s, and not {elapsed:?}"))?;
-            check(world.a.counters().calls == before + 2, "two attempts")
+            check(world.a.counters().calls == before + 2, "two attempts")?;
+            world.update("/routes/0/route/retry_policy/retry_on", "deadline-exceeded").await?;
+            let (answer, _) = world.timed(grpc().header("rpc-behavior", "sleep-60")).await;
+            fails("DeadlineExceeded", &["idle for 2s", "in-process"], answer)?;
+            check(world.a.counters().calls == before + 4, "two attempts of a gRPC call")
+        }
+    }
+
+    jitter {
+        row: "the backoff of retries is drawn: gRPC's is 0.8 to 1.2 of it, that of other requests anything up to it",
+        source: "A6, Envoy: `RetryPolicy.retry_back_off`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 60s, retry_policy: {retry_on: 'unavailable,5xx', num_retries: 1,
+                           retry_back_off: {base_interval: 10s, max_interval: 10s}}}}]",
+        strip: [("/routes/0/route/retry_policy/retry_back_off", "")],
+        |world| {
+            for (call, code, all, below, above) in [
+                (failing(grpc()), "Unavailable", 8.0..12.01, 9.0, 11.0),
+                (get("/").header("rpc-behavior", "error-code-503"), "503", 0.0..10.01, 3.0, 7.0),
+            ] {
+                let mut drawn = Vec::new();
+                for _ in 0..100 {
+                    let (answer, elapsed) = world.timed(call.clone()).await;
+                    fails(code, &[], answer)?;
+                    drawn.push(elapsed.as_secs_f64());
+                }
+                drawn.sort_by(f64::total_cmp);
+                let (least, most) = (drawn[0], drawn[99]);
+                check(all.contains(&least) && all.contains(&most), format!("within {all:?}, and not {least} to {most}"))?;
+                check(least < below && most > above, format!("spread over {all:?}, and not {least} to {most}"))?;
+            }
+            Ok(())
         }
     }
 
     unreachable {
-        row: "a cluster that cannot be reached is tried again", source: "A6, Envoy: `RetryPolicy.retry_on` (connect-failure)",
+        row: "a cluster that cannot be reached is tried again", source: "A6, Envoy: `RetryPolicy.retry_on` (connect-failure, reset-before-request)",
         config: "endpoints: {a: {endpoints: [{locality: {}, load_balancing_weight: 1, lb_endpoints: [
                    {endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}}
 routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 60s, retry_policy: {retry_on: connect-failure, num_retries: 2,
             retry_back_off: {base_interval: 10s, max_interval: 10s}}}}]",
         strip: [("/routes/0/route/retry_policy", "")],
         |world| {
+            for condition in ["connect-failure", "reset-before-request"] {
+                if condition != "connect-failure" {
+                    world.update("/routes/0/route/retry_policy/retry_on", condition).await?;
+                }
+                let (answer, elapsed) = world.timed(grpc()).await;
+                fails("Unavailable", &["127.0.0.1:1"], answer)?;
+                check((16_000..24_010).contains(&elapsed.as_millis()), format!("two pauses of 10 s, and not {elapsed:?}"))?;
+                let (answer, elapsed) = world.timed(get("/")).await;
+                fails("503", &["127.0.0.1:1"], answer)?;
+                check((10..20_010).contains(&elapsed.as_millis()), format!("two pauses of 0 to 10 s, and not {elapsed:?}"))?;
+            }
+            // That is for responses.
+            world.update("/routes/0/route/retry_policy/retry_on", "retriable-4xx").await?;
             let (answer, elapsed) = world.timed(grpc()).await;
             fails("Unavailable", &["127.0.0.1:1"], answer)?;
-            check((16_000..24_010).contains(&elapsed.as_millis()), format!("two pauses of 10 s, and not {elapsed:?}"))
+            check(elapsed.as_millis() < 10, format!("no pause, and not {elapsed:?}"))
         }
     }
 }
@@ -286,7 +355,7 @@ async fn a_body_that_is_too_large_to_keep_is_sent_once() {
     let route =
         "routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: unavailable, num_retries: 1}}}]";
     let world = World::start(route, &[]).await;
-    for (size, attempts) in [(200 * 1024, 2), (300 * 1024, 1)] {
+    for (size, attempts) in [(256 * 1024 - 64, 2), (256 * 1024 + 1, 1)] {
         let payload = Payload { body: vec![0; size], ..Default::default() };
         let mut request = tonic::Request::new(SimpleRequest { payload: Some(payload), ..Default::default() });
         request.metadata_mut().insert("rpc-behavior", "error-code-14".parse().expect("text"));

@@ -296,6 +296,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_again_is_not_a_copy() {
+        let bytes = Bytes::from(vec![1; 100]);
+        let mut upload = upload(vec![http_body::Frame::data(bytes.clone())], 100);
+        for _ in 0..2 {
+            let Part::Data { bytes: sent, last: true } = next(&mut upload) else { panic!("all of the data") };
+            assert_eq!(sent.as_ptr(), bytes.as_ptr());
+            upload.rewind();
+        }
+    }
+
+    #[test]
     fn trailers_end_an_upload_and_are_repeated() {
         let trailers = HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("x"))]);
         let mut upload = upload(vec![data("a"), http_body::Frame::trailers(trailers.clone())], 10);
