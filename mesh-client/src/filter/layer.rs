@@ -5,7 +5,7 @@
 use super::{Chain, Filter, FilterRequest, Passed};
 use crate::{
     error::{Cause, ReplyForm},
-    reply::ReplyBody,
+    reply::{Reply, ReplyBody},
 };
 use http::{Request, Response};
 use std::{
@@ -119,7 +119,7 @@ where
 }
 
 fn failed<R>(cause: &Cause, form: ReplyForm) -> Response<ReplyBody<R>> {
-    cause.reply(cause.to_string()).into_response(form).map(ReplyBody::of_reply)
+    Reply::of_cause(cause, cause.to_string()).into_response(form).map(ReplyBody::of_reply)
 }
 
 /// The future of a call.
