@@ -3,7 +3,7 @@
 //! It watches endpoints, lets the detector judge, and tells whose state has changed. It does NOT publish.
 
 use super::roster::{Id, Roster};
-use crate::outlier::{Change, Detector, Trip};
+use crate::outlier::{Change, Detector};
 use mesh_xds::resource::{ClusterName, LbPolicy, OutlierDetection};
 use std::sync::Arc;
 use tokio::{sync::Notify, time::Instant};
@@ -93,10 +93,7 @@ impl Outliers {
             let hosts: Vec<_> = leaf.hosts.iter().filter_map(endpoint).collect();
             changes.extend(leaf.detector.sweep(now, &hosts, &mut |below| fastrand::u32(..below)));
             for endpoint in leaf.hosts.iter().filter_map(|id| roster.endpoint(*id)) {
-                // Those whom the cap has spared may try again.
-                for streak in endpoint.outcomes.tripped() {
-                    endpoint.outcomes.rearm(streak);
-                }
+                endpoint.outcomes.swept();
             }
         }
         for endpoint in changes.iter().filter_map(|(id, _)| roster.endpoint(*id)) {
@@ -110,15 +107,9 @@ impl Outliers {
         let mut changes = Vec::new();
         for leaf in &mut self.leaves {
             for (id, endpoint) in leaf.hosts.iter().filter_map(|id| Some((*id, roster.endpoint(*id)?))) {
-                for streak in endpoint.outcomes.tripped() {
-                    let draw = &mut |below| fastrand::u32(..below);
-                    match leaf.detector.tripped(now, id, streak, leaf.hosts.len(), draw) {
-                        Trip::Ejected => changes.push((id, Change::Ejected)),
-                        Trip::Spared => {}
-                        // Until the next sweep, which may make room: an alarm for nothing is rung once.
-                        Trip::Capped => continue,
-                    }
-                    endpoint.outcomes.rearm(streak);
+                let (detector, draw) = (&mut leaf.detector, &mut |below| fastrand::u32(..below));
+                if endpoint.outcomes.judged(|streak| detector.tripped(now, id, streak, leaf.hosts.len(), draw)) {
+                    changes.push((id, Change::Ejected));
                 }
             }
         }

@@ -3,20 +3,19 @@
 //! There is no task: whoever asks whether a service is ready sweeps when it is time. A service's error counts as a
 //! connection that broke. Which service a call goes to is NOT decided here.
 
-use super::{Change, Detector, Ending, Stats, Trip};
+use super::{
+    Ending,
+    group::{Group, Host},
+};
 use crate::error::ReplyForm;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use mesh_xds::resource::OutlierDetection;
 use pin_project_lite::pin_project;
-use rustc_hash::FxHashMap;
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -58,37 +57,16 @@ use tower_service::Service;
 #[derive(Clone)]
 pub struct OutlierLayer(Arc<Group>);
 
-/// The services of one layer.
-struct Group {
-    config: OutlierDetection,
-    hosts: Mutex<Hosts>,
-}
-
-struct Hosts {
-    detector: Detector<u64>,
-    /// Held weakly: a host leaves with the last of its services.
-    known: FxHashMap<u64, Weak<Host>>,
-    last: u64,
-}
-
-/// One service, with all its clones.
-struct Host {
-    id: u64,
-    stats: Stats,
-    ejected: AtomicBool,
-}
-
 impl OutlierLayer {
     /// A layer whose services are judged by these rules.
     pub fn new(config: OutlierDetection) -> Self {
-        let detector = Detector::new(Arc::new(config.clone()), Instant::now());
-        Self(Arc::new(Group { config, hosts: Mutex::new(Hosts { detector, known: FxHashMap::default(), last: 0 }) }))
+        Self(Arc::new(Group::new(config, Instant::now())))
     }
 }
 
 impl fmt::Debug for OutlierLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutlierLayer").field("config", &self.0.config).finish_non_exhaustive()
+        f.debug_struct("OutlierLayer").field("config", self.0.config()).finish_non_exhaustive()
     }
 }
 
@@ -96,69 +74,8 @@ impl<S> Layer<S> for OutlierLayer {
     type Service = Outlier<S>;
 
     fn layer(&self, inner: S) -> Outlier<S> {
-        let mut hosts = self.0.hosts();
-        hosts.last += 1;
-        let host = Arc::new(Host { id: hosts.last, stats: Stats::default(), ejected: AtomicBool::new(false) });
-        host.stats.watch(Some(&self.0.config));
-        hosts.known.insert(host.id, Arc::downgrade(&host));
+        let host = self.0.add_host();
         Outlier { group: Arc::clone(&self.0), host, inner, out: None }
-    }
-}
-
-impl Group {
-    fn hosts(&self) -> MutexGuard<'_, Hosts> {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sweeps, if it is time. Returns when it is time again.
-    fn swept(&self, now: Instant) -> Instant {
-        let mut hosts = self.hosts();
-        if hosts.detector.next_sweep() > now {
-            return hosts.detector.next_sweep();
-        }
-        let alive = hosts.alive();
-        let tallies: Vec<_> = alive.iter().map(|host| (host.id, host.stats.take())).collect();
-        let changes = hosts.detector.sweep(now, &tallies, &mut |below| fastrand::u32(..below));
-        for host in &alive {
-            // Those whom the cap has spared may try again.
-            for streak in host.stats.tripped() {
-                host.stats.rearm(streak);
-            }
-            if let Some((_, change)) = changes.iter().find(|(id, _)| *id == host.id) {
-                host.ejected.store(*change == Change::Ejected, Ordering::Relaxed);
-                host.stats.forgive();
-            }
-        }
-        hosts.detector.next_sweep()
-    }
-
-    /// A host has failed too often in a row.
-    fn tripped(&self, host: &Host, now: Instant) {
-        let mut hosts = self.hosts();
-        let count = hosts.alive().len();
-        for streak in host.stats.tripped() {
-            match hosts.detector.tripped(now, host.id, streak, count, &mut |below| fastrand::u32(..below)) {
-                Trip::Ejected => host.ejected.store(true, Ordering::Relaxed),
-                Trip::Spared => {}
-                // Until the next sweep, which may make room.
-                Trip::Capped => continue,
-            }
-            host.stats.rearm(streak);
-        }
-    }
-}
-
-impl Hosts {
-    /// The hosts that are left; the others are forgotten.
-    fn alive(&mut self) -> Vec<Arc<Host>> {
-        let mut alive = Vec::with_capacity(self.known.len());
-        self.known.retain(|_, host| {
-            let host = host.upgrade();
-            alive.extend(host.clone());
-            host.is_some()
-        });
-        self.detector.retain(|id| self.known.contains_key(id));
-        alive
     }
 }
 
@@ -176,7 +93,7 @@ pub struct Outlier<S> {
 impl<S> Outlier<S> {
     /// Whether it is out.
     pub fn is_ejected(&self) -> bool {
-        self.host.ejected.load(Ordering::Relaxed)
+        self.host.is_ejected()
     }
 }
 
@@ -238,9 +155,7 @@ struct Watch {
 impl Watch {
     fn tell(&mut self, ending: Ending) {
         self.is_open = false;
-        if self.host.stats.count(ending) {
-            self.group.tripped(&self.host, Instant::now());
-        }
+        self.group.ended(&self.host, ending);
     }
 
     fn head(&mut self, status: StatusCode, headers: &HeaderMap, is_whole: bool) {

@@ -9,6 +9,7 @@
 
 mod detector;
 mod ending;
+mod group;
 mod layer;
 mod rates;
 mod stats;

@@ -2,7 +2,7 @@
 //!
 //! Counted only while somebody watches. Which answer is a success was decided before; who is ejected is decided later.
 
-use super::Ending;
+use super::{Ending, Trip};
 use mesh_xds::resource::OutlierDetection;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
@@ -162,14 +162,34 @@ impl Stats {
         Tallies { external: self.external.take(), local_origin: self.local_origin.take() }
     }
 
+    /// Lets `judge` look at each kind of which there were too many in a row. Returns whether the host was ejected.
+    pub(crate) fn judged(&self, mut judge: impl FnMut(Streak) -> Trip) -> bool {
+        let mut ejected = false;
+        for streak in self.tripped() {
+            match judge(streak) {
+                Trip::Ejected => ejected = true,
+                Trip::Spared => {}
+                // Until the next sweep, which may make room: an alarm for nothing is rung once.
+                Trip::Capped => continue,
+            }
+            self.rearm(streak);
+        }
+        ejected
+    }
+
+    /// A sweep is over: a host that the cap has spared may fail again.
+    pub(crate) fn swept(&self) {
+        self.tripped().for_each(|streak| self.rearm(streak));
+    }
+
     /// Which kinds have reached their limits and were not handled yet.
-    pub(crate) fn tripped(&self) -> impl Iterator<Item = Streak> + use<> {
+    fn tripped(&self) -> impl Iterator<Item = Streak> + use<> {
         let tripped = self.tripped.load(Ordering::Relaxed);
         Streak::ALL.into_iter().filter(move |streak| tripped & (1 << *streak as u8) != 0)
     }
 
     /// "reset the appropriate counter to detect a bout of consecutive error responses" (Envoy).
-    pub(crate) fn rearm(&self, streak: Streak) {
+    fn rearm(&self, streak: Streak) {
         self.reset(streak);
         self.tripped.fetch_and(!(1 << streak as u8), Ordering::Relaxed);
     }
