@@ -8,16 +8,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct Wakeups {
     notify: tokio::sync::Notify,
+    /// Of those to whom not every stream that is free is of use.
+    choosy: tokio::sync::Notify,
     waiting: AtomicUsize,
 }
 
 impl Wakeups {
     /// A future that completes at the next wake-up after this call.
-    pub(crate) async fn wait_unless<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
+    pub(crate) async fn wait_unless<T>(&self, ready: impl FnMut() -> Option<T>) -> T {
+        self.wait(&self.notify, ready).await
+    }
+
+    /// The same for who looks at each wake-up, and takes none from others: what it is for may be of no use to it.
+    pub(crate) async fn wait_choosily<T>(&self, ready: impl FnMut() -> Option<T>) -> T {
+        self.wait(&self.choosy, ready).await
+    }
+
+    async fn wait<T>(&self, notify: &tokio::sync::Notify, mut ready: impl FnMut() -> Option<T>) -> T {
         // `waiting` is raised before `ready` looks, so that a slot released in between sees a waiter.
         let _waiting = Waiting::new(self);
         loop {
-            let notified = self.notify.notified();
+            let notified = notify.notified();
             let mut notified = std::pin::pin!(notified);
             notified.as_mut().enable();
             if let Some(value) = ready() {
@@ -30,12 +41,14 @@ impl Wakeups {
     /// Wakes every waiter: a new picker.
     pub(crate) fn all(&self) {
         self.notify.notify_waiters();
+        self.choosy.notify_waiters();
     }
 
-    /// Wakes one waiter, if any: a free stream.
+    /// Wakes one waiter, if any, and the choosy ones: a free stream.
     pub(crate) fn one(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.notify.notify_one();
+            self.choosy.notify_waiters();
         }
     }
 

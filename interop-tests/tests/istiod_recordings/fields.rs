@@ -24,6 +24,7 @@ const SAID_ALREADY: &[(Kind, &str, &str)] = &[
     (Kind::RouteConfig, "virtual_hosts.routes.match.headers.string_match.safe_regex.google_re2", "the only engine"),
     (Kind::RouteConfig, "virtual_hosts.routes.match.safe_regex.google_re2", "the only engine"),
     (Kind::RouteConfig, "virtual_hosts.routes.route.retry_policy.retry_host_predicate.name", "its type says the same"),
+    (Kind::RouteConfig, "virtual_hosts.routes.route.retry_policy.retry_priority.name", "its type says the same"),
     (
         Kind::RouteConfig,
         "virtual_hosts.routes.route.retry_policy.retry_host_predicate.typed_config",

@@ -31,6 +31,8 @@ macro_rules! aggregate {
     };
 }
 
+pub(crate) use aggregate;
+
 /// Calls without a pause while `changes` are made; fails when one of them does.
 async fn under_calls(
     world: &mut World,

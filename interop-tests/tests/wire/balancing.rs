@@ -38,13 +38,18 @@ async fn until(hostname: &str, world: &World) -> Result<Vec<String>, String> {
     timeout(PATIENCE, answered).await.map_err(|_| format!("an answer from {hostname}"))
 }
 
-/// Replaces the first endpoint of cluster a by one that accepts connections and says nothing.
+/// Replaces the endpoints of the first locality of cluster a by one that accepts connections and says nothing.
 pub(crate) async fn first_endpoint_is_silent(world: &mut World) -> Result<TcpListener, String> {
+    endpoint_is_silent(world, 0).await
+}
+
+/// The same for another locality.
+pub(crate) async fn endpoint_is_silent(world: &mut World, locality: usize) -> Result<TcpListener, String> {
     let socket = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
     let port = socket.local_addr().map_err(|error| error.to_string())?.port();
     let endpoint =
         format!("[{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]");
-    world.update("/endpoints/a/endpoints/0/lb_endpoints", &endpoint).await?;
+    world.update(&format!("/endpoints/a/endpoints/{locality}/lb_endpoints"), &endpoint).await?;
     Ok(socket)
 }
 

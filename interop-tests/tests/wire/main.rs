@@ -57,6 +57,7 @@ mod protocols;
 mod refuser;
 mod removals;
 mod retries;
+mod retry_priorities;
 mod rig;
 mod rotation;
 mod routing;

@@ -6,15 +6,18 @@
 //! Nothing here knows HTTP, tokio or xDS messages, and nothing here waits.
 
 mod admission;
+mod elsewhere;
 pub(crate) mod priority;
 
 pub(crate) use admission::Admission;
+pub(crate) use elsewhere::{Other, OtherPicker, Others, Tried};
 
 use crate::{
     breaker::Full,
     chunks::Chunks,
-    endpoint::{Connection, Endpoint, Slot},
+    endpoint::{Connection, Slot},
 };
+use elsewhere::Choice;
 use mesh_xds::{
     load::{DropLoad, LocalityLoad},
     resource::{DropOverload, LbPolicy},
@@ -30,6 +33,8 @@ pub(crate) struct Offer {
     /// Of the leaf that was chosen; none as long as there never was one.
     pub(crate) admission: Option<Arc<Admission>>,
     pub(crate) picker: Picker,
+    /// The priorities beside the one that was chosen.
+    pub(crate) others: Others,
 }
 
 /// What a cluster answers to "where to?".
@@ -52,6 +57,8 @@ pub(crate) enum Picked {
     Slot(Slot),
     /// Nothing to give now: wait for a new picker or a free stream.
     Wait,
+    /// Wait for a new picker, and ask the worker to connect this priority.
+    Ask(usize),
     /// See [`Picker::Fail`].
     Fail(Arc<str>),
     /// See [`Picker::Removed`].
@@ -66,13 +73,21 @@ impl Offer {
     /// Without a circuit breaker.
     #[cfg(test)]
     pub(crate) fn open(picker: Picker) -> Self {
-        Self { admission: None, picker }
+        Self { admission: None, picker, others: Others::default() }
     }
 
     /// Chooses. `draw` gives a number below its argument; it is passed in, so that tests decide.
     pub(crate) fn pick(&self, tried: &Tried, draw: &mut impl FnMut(u32) -> u32) -> Picked {
         let admission = self.admission.as_deref();
         let full = || admission.map_or(Ok(()), Admission::check).err();
+        if tried.avoids_priorities() {
+            match self.others.choose(&self.picker, tried) {
+                Choice::Chosen => {}
+                Choice::Other(other) => return other.picker.pick(other.admission.as_deref(), tried, draw),
+                Choice::Ask(priority) => return full().map_or(Picked::Ask(priority), Picked::CircuitOpen),
+                Choice::Wait => return full().map_or(Picked::Wait, Picked::CircuitOpen),
+            }
+        }
         match &self.picker {
             // Drops come before the breaker.
             Picker::Ready(ready) => ready.pick(admission, tried, draw),
@@ -80,32 +95,6 @@ impl Offer {
             Picker::Wait => full().map_or(Picked::Wait, Picked::CircuitOpen),
             Picker::Fail(reason) => full().map_or_else(|| Picked::Fail(Arc::clone(reason)), Picked::CircuitOpen),
         }
-    }
-}
-
-/// The endpoints that a call has tried already, for a retry that is to go elsewhere.
-#[derive(Debug, Default)]
-pub(crate) struct Tried {
-    /// Most calls try one.
-    first: Option<Arc<Endpoint>>,
-    rest: Vec<Arc<Endpoint>>,
-    /// How many more endpoints are looked at to avoid those.
-    looks: u32,
-}
-
-impl Tried {
-    /// Remembers where an attempt goes, if the next one shall avoid it.
-    pub(crate) fn add(&mut self, slot: &Slot, looks: Option<u32>) {
-        let Some(looks) = looks else { return };
-        self.looks = looks;
-        match self.first {
-            None => self.first = Some(Arc::clone(slot.endpoint())),
-            Some(_) => self.rest.push(Arc::clone(slot.endpoint())),
-        }
-    }
-
-    fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
-        self.first.iter().chain(&self.rest).any(|tried| Arc::ptr_eq(tried, endpoint))
     }
 }
 
@@ -219,7 +208,7 @@ impl ReadyPicker {
         };
         // The chosen locality, then the others: a connection lost a moment ago must not fail the call.
         let (before, from) = self.localities.split_at(first);
-        if tried.first.is_some() {
+        if tried.avoids_hosts() {
             let elsewhere = pick_elsewhere(from.iter().chain(before), tried, draw);
             return elsewhere.map_or(Picked::Wait, |slot| Picked::Slot(slot.admitted(permit)));
         }
@@ -249,7 +238,7 @@ fn pick_elsewhere<'a>(
     tried: &Tried,
     draw: &mut impl FnMut(u32) -> u32,
 ) -> Option<Slot> {
-    let (mut looks, mut passed_over) = (tried.looks, None);
+    let (mut looks, mut passed_over) = (tried.looks(), None);
     for locality in localities {
         let start = locality.turn.next(locality.connections.len(), draw);
         for connection in locality.connections.iter_from(start) {

@@ -1,10 +1,11 @@
 //! Which priority of a cluster gets the calls (A56, A115).
 //!
 //! Priorities are an ordered list of children, the first of which that works is selected. Below it children are made
-//! only when they are needed, and kept for a while when they no longer are, so that a fail-over finds connections.
+//! only when they are needed, and kept for a while when they no longer are, so that a fail-over finds connections. Needed
+//! are also those that are asked for by a retry which is to go elsewhere than to the selected one.
 //!
 //! ```text
-//!             created               READY, IDLE, TRANSIENT_FAILURE
+//!        created, asked for         READY, IDLE, TRANSIENT_FAILURE
 //!   absent ─────────────► Pending ──────────────────────────────────► Settled
 //!                          │  ▲                                        │ │ ▲
 //!                          │  └── CONNECTING after READY or IDLE ──────┘ │ │
@@ -14,7 +15,7 @@
 //!                          └───── READY, IDLE, TRANSIENT_FAILURE ──────────┘
 //!
 //!   Pending: CONNECTING, and the fail-over timer runs. Late: CONNECTING without it. Settled: any other state.
-//!   any => absent: at once when gone from the config, 15 minutes after deactivation.
+//!   any => absent: at once when gone from the config, 15 minutes after deactivation or after it was last asked for.
 //!
 //!   The choice walks the list, and ends at the first child that is
 //!     READY or IDLE     selected; those behind it are deactivated
@@ -38,6 +39,19 @@ const FAILOVER: Duration = Duration::from_secs(10);
 
 /// How long a child outlives its deactivation (A56).
 const RETENTION: Duration = Duration::from_secs(15 * 60);
+
+/// How a child stands, for who cannot have the selected one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nobody has needed it: it has to be asked for.
+    Absent,
+    /// It may work in a moment.
+    Pending,
+    /// It works.
+    Works,
+    /// It has failed, or is late.
+    Failed,
+}
 
 /// The connectivity states of gRPC, less SHUTDOWN: what is shut down is absent here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +90,20 @@ struct Child {
     failover: Option<Instant>,
     /// Set while deactivated.
     destroy_at: Option<Instant>,
+    /// Set while there are retries that need it: it is not destroyed before that.
+    asked_until: Option<Instant>,
+}
+
+impl Child {
+    // absent => Pending.
+    fn new(now: Instant) -> Self {
+        Self {
+            state: ConnectivityState::Connecting,
+            failover: Some(now + FAILOVER),
+            destroy_at: None,
+            asked_until: None,
+        }
+    }
 }
 
 impl<K> Default for Priorities<K> {
@@ -123,6 +151,16 @@ impl<K: Eq> Priorities<K> {
         self.settle(now);
     }
 
+    /// Somebody cannot have the selected child, and wants this one: it is created if need be, and kept for a while.
+    pub(crate) fn ask(&mut self, child: &K, now: Instant) {
+        self.fail_over(now);
+        if let Some(at) = self.position(child) {
+            let child = self.entries[at].child.get_or_insert_with(|| Child::new(now));
+            child.asked_until = Some(now + RETENTION);
+        }
+        self.settle(now);
+    }
+
     /// Time has passed. Harmless at any time.
     pub(crate) fn timer(&mut self, now: Instant) {
         self.fail_over(now);
@@ -142,10 +180,26 @@ impl<K: Eq> Priorities<K> {
         self.position(child).is_some_and(|at| self.entries[at].child.is_some())
     }
 
+    /// How this child stands.
+    pub(crate) fn standing(&self, child: &K) -> Standing {
+        let child = self.position(child).and_then(|at| self.entries[at].child.as_ref());
+        match child {
+            None => Standing::Absent,
+            Some(Child { state: ConnectivityState::Ready | ConnectivityState::Idle, .. }) => Standing::Works,
+            Some(Child { failover: Some(_), .. }) => Standing::Pending,
+            Some(_) => Standing::Failed,
+        }
+    }
+
+    /// Whether somebody has asked for any of them, not too long ago.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.entries.iter().filter_map(|entry| entry.child.as_ref()).any(|child| child.asked_until.is_some())
+    }
+
     /// When [`timer`](Self::timer) is to be called: later than the last event, whatever it was.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let children = self.entries.iter().filter_map(|entry| entry.child.as_ref());
-        children.flat_map(|child| [child.failover, child.destroy_at]).flatten().min()
+        children.flat_map(|child| [child.failover, child.asked_until.or(child.destroy_at)]).flatten().min()
     }
 
     // === Transitions ===
@@ -185,7 +239,10 @@ impl<K: Eq> Priorities<K> {
         self.selected = self.choose(now);
         for entry in &mut self.entries {
             // any => absent.
-            entry.child.take_if(|child| child.destroy_at.is_some_and(|deadline| deadline <= now));
+            entry.child.take_if(|child| {
+                child.asked_until.take_if(|deadline| *deadline <= now);
+                child.asked_until.is_none() && child.destroy_at.is_some_and(|deadline| deadline <= now)
+            });
         }
     }
 
@@ -193,11 +250,7 @@ impl<K: Eq> Priorities<K> {
     fn choose(&mut self, now: Instant) -> Option<usize> {
         for at in 0..self.entries.len() {
             // absent => Pending: everything before it has failed or is late.
-            let child = self.entries[at].child.get_or_insert(Child {
-                state: ConnectivityState::Connecting,
-                failover: Some(now + FAILOVER),
-                destroy_at: None,
-            });
+            let child = self.entries[at].child.get_or_insert_with(|| Child::new(now));
             // Needed again, or still.
             child.destroy_at = None;
             match child.state {

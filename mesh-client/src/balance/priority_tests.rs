@@ -2,7 +2,7 @@
 
 use super::{
     ConnectivityState::{self, Connecting, Idle, Ready, TransientFailure},
-    Priorities,
+    Priorities, Standing,
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 use std::{collections::BTreeMap, time::Duration};
@@ -28,6 +28,11 @@ impl Script {
 
     fn report(&mut self, child: char, state: ConnectivityState) -> &mut Self {
         self.priorities.report(&child, state, self.now);
+        self
+    }
+
+    fn ask(&mut self, child: char) -> &mut Self {
+        self.priorities.ask(&child, self.now);
         self
     }
 
@@ -192,6 +197,49 @@ fn flapping_configs_leave_nothing_behind() {
     }
 }
 
+// === Asked for ===
+
+#[test]
+fn a_child_that_is_asked_for_is_created_and_not_selected() {
+    let mut script = Script::new("abc");
+    script.report('a', Ready).ask('b').is('a', "ab").waits(10);
+    assert!(script.priorities.is_asked());
+    script.report('b', Ready).is('a', "ab").waits(15 * MINUTE);
+    // And so it is there when it is needed.
+    script.report('a', TransientFailure).is('b', "ab");
+}
+
+#[test]
+fn a_child_that_is_asked_for_again_is_kept_15_minutes_more() {
+    let mut script = Script::new("ab");
+    script.report('a', Ready).ask('b').report('b', Ready).after(S(14 * MINUTE)).ask('b').waits(15 * MINUTE);
+    script.after(S(15 * MINUTE - 1)).is('a', "ab").after(S(1)).is('a', "a").waits(None);
+    assert!(!script.priorities.is_asked());
+}
+
+#[test]
+fn a_child_that_others_still_need_survives_the_last_question() {
+    let mut script = Script::new("ab");
+    script.report('a', TransientFailure).report('b', Ready).ask('b').ask('x').after(S(15 * MINUTE)).is('b', "ab");
+    assert!(!script.priorities.is_asked());
+    // It is deactivated later than it was asked for: A56's 15 minutes begin then.
+    script.ask('b').after(S(MINUTE)).report('a', Ready).after(S(15 * MINUTE - 1)).is('a', "ab");
+    script.after(S(1)).is('a', "a");
+}
+
+#[test]
+fn how_a_child_stands() {
+    let mut script = Script::new("ab");
+    script.report('a', Ready);
+    let standing = |script: &Script, child| script.priorities.standing(&child);
+    assert_eq!((standing(&script, 'a'), standing(&script, 'b')), (Standing::Works, Standing::Absent));
+    assert_eq!(standing(script.ask('b'), 'b'), Standing::Pending);
+    assert_eq!(standing(script.after(S(10)), 'b'), Standing::Failed, "late");
+    assert_eq!(standing(script.report('b', Ready), 'b'), Standing::Works);
+    assert_eq!(standing(script.report('b', TransientFailure), 'b'), Standing::Failed);
+    assert_eq!(standing(script.report('b', Connecting), 'b'), Standing::Failed);
+}
+
 // === What went wrong elsewhere ===
 
 /// grpc-go #8813.
@@ -253,6 +301,7 @@ fn a_report_that_outruns_a_timer_that_is_due_finds_it_fired() {
 enum Event {
     Update(Vec<char>, Vec<(char, ConnectivityState)>),
     Report(char, ConnectivityState),
+    Ask(char),
     Timer,
 }
 
@@ -262,6 +311,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         1 => (vec(child(), 0..6), vec(report(), 0..4)).prop_map(|(children, reports)| Event::Update(children, reports)),
         4 => report().prop_map(|(child, state)| Event::Report(child, state)),
+        1 => child().prop_map(Event::Ask),
         1 => Just(Event::Timer),
     ]
 }
@@ -289,6 +339,10 @@ proptest! {
                 Event::Report(child, state) => {
                     machine.report(&child, state, now);
                     vec![(child, state)]
+                }
+                Event::Ask(child) => {
+                    machine.ask(&child, now);
+                    vec![]
                 }
                 Event::Timer => {
                     machine.timer(now);

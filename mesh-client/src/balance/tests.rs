@@ -9,7 +9,7 @@ use mesh_xds::resource::{Addresses, CircuitBreakers, DropOverload, LbPolicy, Mil
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// READY connections, named by letters, each with room for `quota` streams.
-async fn connections(names: &str, quota: usize) -> Vec<Arc<Connection>> {
+pub(super) async fn connections(names: &str, quota: usize) -> Vec<Arc<Connection>> {
     let mut connections = Vec::new();
     for name in names.bytes() {
         let address = SocketAddr::from(([10, 0, 0, name], 80));
@@ -18,13 +18,13 @@ async fn connections(names: &str, quota: usize) -> Vec<Arc<Connection>> {
     connections
 }
 
-fn round_robin() -> Turn {
+pub(super) fn round_robin() -> Turn {
     Turn::of(&LbPolicy::RoundRobin, 0)
 }
 
-type Locality = (u32, Turn, Vec<Arc<Connection>>);
+pub(super) type Locality = (u32, Turn, Vec<Arc<Connection>>);
 
-fn chunked((weight, turn, connections): Locality) -> (u32, Turn, Connections) {
+pub(super) fn chunked((weight, turn, connections): Locality) -> (u32, Turn, Connections) {
     (weight, turn, Arc::new(connections.into_iter().collect()))
 }
 
@@ -34,11 +34,11 @@ fn picker(localities: impl IntoIterator<Item = Locality>) -> Offer {
 }
 
 /// A draw for pickers that need none.
-fn no_draw(_: u32) -> u32 {
+pub(super) fn no_draw(_: u32) -> u32 {
     panic!("nothing is left to chance here")
 }
 
-fn name(slot: &Slot) -> char {
+pub(super) fn name(slot: &Slot) -> char {
     match slot.peer() {
         SocketAddr::V4(address) => char::from(address.ip().octets()[3]),
         SocketAddr::V6(_) => '?',
@@ -165,7 +165,7 @@ fn nothing_ready_is_no_picker() {
 fn tried(connections: &[Arc<Connection>], names: &str, looks: Option<u32>) -> Tried {
     let mut tried = Tried::default();
     for index in names.bytes().map(|name| usize::from(name - b'a')) {
-        tried.add(&connections[index].slot().expect("there is room"), looks);
+        tried.add(&connections[index].slot().expect("there is room"), looks, None);
     }
     tried
 }
@@ -214,13 +214,13 @@ async fn drops_come_before_the_breaker_and_who_waits_gives_its_place_back() {
     let counters = Arc::default();
     let limits = CircuitBreakers { max_requests: Some(1), ..CircuitBreakers::default() };
     let admission = |limits| Some(Arc::new(Admission::new(Breaker::new(Arc::clone(&counters), limits), None)));
-    let picker = Offer { admission: admission(limits), picker: Picker::Ready(ready.expect("READY")) };
+    let picker = Offer { admission: admission(limits), ..Offer::open(Picker::Ready(ready.expect("READY"))) };
     let Picked::Slot(slot) = picker.pick(&Tried::default(), &mut |_| 999_999) else { panic!("the first") };
     assert!(matches!(picker.pick(&Tried::default(), &mut |_| 0), Picked::Dropped(_)), "dropped before it is refused");
     assert!(matches!(picker.pick(&Tried::default(), &mut |_| 999_999), Picked::CircuitOpen(Full { max: 1 })));
 
     let wider = CircuitBreakers { max_requests: Some(9), ..limits };
-    let picker = Offer { admission: admission(wider), picker: picker.picker };
+    let picker = Offer { admission: admission(wider), ..picker };
     assert!(matches!(picker.pick(&Tried::default(), &mut |_| 999_999), Picked::Wait), "all streams are taken");
     assert_eq!(counters.in_use().requests, 1);
     drop(slot);
@@ -233,7 +233,7 @@ fn a_breaker_that_is_full_refuses_before_there_is_an_endpoint() {
     for picker in [Picker::Wait, Picker::Fail("none".into())] {
         let admission = Some(Arc::new(Admission::new(Breaker::new(Arc::default(), nothing), None)));
         assert!(matches!(
-            Offer { admission, picker }.pick(&Tried::default(), &mut no_draw),
+            Offer { admission, ..Offer::open(picker) }.pick(&Tried::default(), &mut no_draw),
             Picked::CircuitOpen(Full { max: 0 })
         ));
     }

@@ -64,6 +64,21 @@ pub(super) struct Routed {
     filters: Option<Arc<Chain>>,
 }
 
+impl Routed {
+    /// Where the next attempt goes.
+    async fn pick(&self, waits: bool, tried: &mut Tried) -> Result<Slot, NoPick> {
+        let limit = self.retry.as_ref().and_then(Plan::per_try_timeout);
+        if let Some(limit) = limit.filter(|_| tried.avoids_priorities()) {
+            // An attempt that takes so long is given up: so is the wait for a priority that is to be connected for it.
+            match timeout(limit, self.backends.pick(waits, tried)).await {
+                Ok(picked) => return picked,
+                Err(_elapsed) => tried.hurry(),
+            }
+        }
+        self.backends.pick(waits, tried).await
+    }
+}
+
 /// What an attempt came to.
 #[cfg_attr(
     feature = "http1",
@@ -231,10 +246,12 @@ impl Inner {
                 }
             }
             loop {
-                let picked = within(&mut deadline, routed.backends.pick(waits, &tried)).await;
-                let ended = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing()))? {
+                let picked = within(&mut deadline, routed.pick(waits, &mut tried)).await;
+                let ended = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing(&tried)))? {
                     Ok(slot) => {
-                        tried.add(&slot, routed.retry.as_ref().and_then(Plan::avoids_previous_hosts));
+                        if let Some(plan) = &routed.retry {
+                            tried.add(&slot, plan.avoids_previous_hosts(), plan.avoids_previous_priorities());
+                        }
                         self.attempt(head, &mut upload, slot, &routed, form, &mut deadline).await?
                     }
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.
@@ -259,6 +276,7 @@ impl Inner {
                             return self.finish(ended, deadline, form);
                         }
                         upload.rewind();
+                        tried.failed();
                         Some(backoff)
                     }
                     (Verdict::Spent, _) => {

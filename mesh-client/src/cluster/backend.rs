@@ -162,6 +162,7 @@ impl Backend {
         let hostname = self.endpoint.hostname();
         self.endpoint = Arc::new(Endpoint::new(addresses));
         self.endpoint.set_hostname(hostname.as_ref().map(Authority::as_str));
+        self.endpoint.set_priority(Some(self.priority));
         true
     }
 

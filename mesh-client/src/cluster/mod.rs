@@ -13,6 +13,7 @@
 //! well has "two connection sets" (A37), since what an aggregate needs of it is another question than what its own
 //! calls need. This room does NOT know routes.
 
+mod asked;
 mod backend;
 mod load;
 mod outliers;
@@ -21,7 +22,7 @@ mod wanted;
 mod worker;
 
 use crate::{
-    balance::{Admission, Offer, Picked, Picker, Tried},
+    balance::{Admission, Offer, Others, Picked, Picker, Tried},
     breaker::{self, Full, InUse, RetryPermit, Waiting},
     chunks::Chunks,
     endpoint::{DialOptions, Endpoint, EndpointState, Protocol, Slot},
@@ -30,6 +31,7 @@ use crate::{
     wakeups::Wakeups,
 };
 use arc_swap::ArcSwap;
+use asked::Asked;
 #[cfg(feature = "http1")]
 use mesh_xds::resource::HttpProtocol;
 use mesh_xds::{
@@ -172,6 +174,7 @@ pub(crate) struct Backends {
     max_pending: u32,
     offer: ArcSwap<Offer>,
     wakeups: Arc<Wakeups>,
+    asked: Asked,
     /// The configuration that the published picker reflects.
     applied: watch::Sender<Option<Arc<ClusterConfig>>>,
     /// Every endpoint by priority; replaced when the configuration changes.
@@ -215,7 +218,8 @@ impl Backends {
         &self.cluster
     }
 
-    /// A stream of a READY connection, if possible of an endpoint that was not tried; waits while connections are being made.
+    /// A stream of a READY connection, if possible of an endpoint and a priority that were not tried; waits while connections
+    /// are being made.
     pub(crate) async fn pick(&self, waits_for_ready: bool, tried: &Tried) -> Result<Slot, NoPick> {
         if self.wakeups.waiting() > 0 {
             // Whoever waited for the stream that has just become free was woken, but has not run yet. Callers that call
@@ -226,14 +230,28 @@ impl Backends {
             return result;
         }
         let _waiting = self.wait_permit()?;
-        self.wakeups.wait_unless(|| self.try_pick(waits_for_ready, tried)).await
+        let ready = || self.try_pick(waits_for_ready, tried);
+        match tried.avoids_priorities() {
+            false => self.wakeups.wait_unless(ready).await,
+            // It must not swallow the wake-up for a stream that another waiter could have.
+            true => self.wakeups.wait_choosily(ready).await,
+        }
     }
 
     /// `None` when the call has to wait.
     pub(crate) fn try_pick(&self, waits_for_ready: bool, tried: &Tried) -> Option<Result<Slot, NoPick>> {
         match self.offer.load().pick(tried, &mut |below| fastrand::u32(..below.max(1))) {
-            Picked::Slot(slot) => Some(Ok(slot)),
+            Picked::Slot(slot) => {
+                if tried.avoids_priorities() {
+                    self.asked.used(slot.endpoint().priority());
+                }
+                Some(Ok(slot))
+            }
             Picked::Wait => None,
+            Picked::Ask(priority) => {
+                self.asked.ask(priority);
+                None
+            }
             Picked::Fail(_) if waits_for_ready => None,
             Picked::Fail(reason) => Some(Err(NoPick::Failed(Cause::Cluster { cluster: self.cluster.clone(), reason }))),
             Picked::Removed => Some(Err(NoPick::Removed)),
@@ -277,9 +295,10 @@ impl Backends {
     }
 
     /// What a call that waits for a pick waits for.
-    pub(crate) fn missing(&self) -> Arc<str> {
+    pub(crate) fn missing(&self, tried: &Tried) -> Arc<str> {
         let reason = match &self.offer.load().picker {
             Picker::Fail(reason) => Arc::clone(reason),
+            Picker::Ready(_) if tried.avoids_priorities() => "no other priority is ready for a retry".into(),
             Picker::Ready(_) => "no stream is free".into(),
             Picker::Wait | Picker::Removed => "no endpoint is ready".into(),
         };
@@ -287,9 +306,9 @@ impl Backends {
     }
 
     /// Without a breaker, that of before stays: for retries of calls that it let through.
-    fn publish(&self, picker: Picker, admission: Option<Arc<Admission>>) {
+    fn publish(&self, picker: Picker, admission: Option<Arc<Admission>>, others: Others) {
         let admission = admission.or_else(|| self.offer.load().admission.clone());
-        self.offer.store(Arc::new(Offer { admission, picker }));
+        self.offer.store(Arc::new(Offer { admission, picker, others }));
         self.wakeups.all();
     }
 

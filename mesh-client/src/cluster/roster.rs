@@ -204,7 +204,8 @@ impl Roster {
 
     /// Lets go of endpoints that no leaf names any more. Returns how many dials were stopped.
     fn retire(&mut self, gone: impl IntoIterator<Item = Id>) -> usize {
-        gone.into_iter().filter_map(|id| self.backends.remove(id)).filter(|backend| backend.retire()).count()
+        let gone = gone.into_iter().filter_map(|id| self.backends.remove(id));
+        gone.inspect(|backend| backend.endpoint.set_priority(None)).filter(|backend| backend.retire()).count()
     }
 
     /// Ids for `wanted`, in order: those of `old` where the addresses are known; the rest of `old` is retired.
@@ -259,6 +260,7 @@ impl Roster {
         for id in &self.leaves[priority.leaf].order[priority.members()] {
             let Some(backend) = self.backends.get_mut(*id) else { continue };
             backend.priority = index;
+            backend.endpoint.set_priority(Some(index));
             backend.counted = backend.counts_as();
             priority.total += 1;
             priority.has_strays |= !priority.active && !backend.is_idle();

@@ -59,6 +59,8 @@ pub(crate) struct Endpoint {
     /// What to call it in `:authority`, where a route says so (A81).
     hostname: ArcSwapOption<Authority>,
     attempts: AtomicU64,
+    /// `usize::MAX` if it is in none (any more). Written by the cluster worker.
+    priority: AtomicUsize,
     /// An [`EndpointState`], written by the cluster worker, read by `status()`.
     state: AtomicU8,
     /// Likewise.
@@ -88,6 +90,7 @@ impl Endpoint {
             addresses,
             hostname: ArcSwapOption::empty(),
             attempts: AtomicU64::new(0),
+            priority: AtomicUsize::new(usize::MAX),
             state: AtomicU8::new(0),
             ejected: AtomicBool::new(false),
             outcomes: Stats::default(),
@@ -129,6 +132,15 @@ impl Endpoint {
         if !is_same {
             self.hostname.store(hostname.and_then(|name| Authority::try_from(name).ok()).map(Arc::new));
         }
+    }
+
+    /// The priority that it is in; 0 is the highest.
+    pub(crate) fn priority(&self) -> Option<usize> {
+        Some(self.priority.load(Ordering::Relaxed)).filter(|priority| *priority != usize::MAX)
+    }
+
+    pub(crate) fn set_priority(&self, priority: Option<usize>) {
+        self.priority.store(priority.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// Calls that were given to it, ever.

@@ -10,7 +10,7 @@ use crate::{
 };
 use http::{HeaderMap, StatusCode, response};
 use mesh_xds::resource::{HeaderField, RetryCondition, RetryPolicy};
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, num::NonZeroU32, sync::Arc, time::Duration};
 
 /// "Values of maxAttempts > 5 act as 5" (A6).
 const MAX_GRPC_ATTEMPTS: u32 = 5;
@@ -73,6 +73,11 @@ impl Plan {
     /// How many more endpoints to look at for one that was not tried; `None` where that does not matter.
     pub(crate) fn avoids_previous_hosts(&self) -> Option<u32> {
         self.policy.avoid_previous_hosts.then_some(self.policy.host_selection_attempts)
+    }
+
+    /// After how many attempts those to come go to another priority; `None` where that does not matter.
+    pub(crate) fn avoids_previous_priorities(&self) -> Option<NonZeroU32> {
+        self.policy.previous_priorities
     }
 
     fn retries(&self, form: ReplyForm) -> u32 {

@@ -3,7 +3,7 @@
 //! "Validated even when no condition is usable" (A44): a policy without one still hides the virtual host's.
 
 use super::{
-    basics::{duration, type_name},
+    basics::{duration, type_name, unpack},
     matcher::header,
     scope::Scope,
 };
@@ -15,16 +15,20 @@ use envoy_types::pb::{
         config::route::v3::{
             self as pb,
             retry_policy::{
-                RateLimitedRetryBackOff, ResetHeaderFormat, RetryBackOff, RetryHostPredicate, retry_host_predicate,
+                RateLimitedRetryBackOff, ResetHeaderFormat, RetryBackOff, RetryHostPredicate, RetryPriority,
+                retry_host_predicate, retry_priority,
             },
         },
-        extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
+        extensions::retry::{
+            host::previous_hosts::v3::PreviousHostsPredicate,
+            priority::previous_priorities::v3::PreviousPrioritiesConfig,
+        },
     },
     google::protobuf,
 };
 use http::HeaderName;
 use prost::Name;
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 /// "base default 25 ms" - A44
 const DEFAULT_BASE: Duration = Duration::from_millis(25);
@@ -47,8 +51,6 @@ pub(super) fn retry_policy(policy: pb::RetryPolicy, scope: &mut Scope<'_>) -> Re
     scope.unsupported(&[
         (!policy.retry_options_predicates.is_empty(), "retry_options_predicates"),
         (policy.refresh_cluster_on_retry, "refresh_cluster_on_retry"),
-        // Priorities below the one in use are not connected here (A56), so that a retry would have to wait for them.
-        (policy.retry_priority.is_some(), "retry_priority"),
     ]);
     Ok(RetryPolicy {
         retry_on: retry_on(&policy.retry_on, scope),
@@ -70,6 +72,10 @@ pub(super) fn retry_policy(policy: pb::RetryPolicy, scope: &mut Scope<'_>) -> Re
             // "If not set or set to 0, [...] defaults to 1" (Envoy).
             0 => 1,
             attempts => attempts.clamp(1, i64::from(u32::MAX)).try_into().unwrap_or(u32::MAX),
+        },
+        previous_priorities: match policy.retry_priority {
+            Some(priority) => scope.within("retry_priority", |scope| previous_priorities(&priority, scope))?,
+            None => None,
         },
     })
 }
@@ -153,7 +159,7 @@ fn rate_limited(back_off: RateLimitedRetryBackOff, scope: &mut Scope<'_>) -> Res
     Ok(RateLimitedBackOff { reset_headers, max_interval })
 }
 
-// === Headers and hosts ===
+// === Headers, hosts and priorities ===
 
 fn headers(
     matchers: Vec<pb::HeaderMatcher>,
@@ -183,4 +189,28 @@ fn previous_hosts(predicates: &[RetryHostPredicate], scope: &mut Scope<'_>) -> R
         });
     }
     Ok(found)
+}
+
+/// The `update_frequency` of previous_priorities; another kind of retry priority is reported.
+fn previous_priorities(priority: &RetryPriority, scope: &mut Scope<'_>) -> Result<Option<NonZeroU32>, Invalid> {
+    let config: PreviousPrioritiesConfig = match &priority.config_type {
+        Some(retry_priority::ConfigType::TypedConfig(any))
+            if type_name(&any.type_url) == PreviousPrioritiesConfig::full_name() =>
+        {
+            scope.within("typed_config", |scope| unpack(any, scope))?
+        }
+        // Envoy knows an extension by its type, or else by its name.
+        None if priority.name == "envoy.retry_priorities.previous_priorities" => PreviousPrioritiesConfig::default(),
+        _ => {
+            scope.ignore_here("not a retry priority that is supported: has no effect");
+            return Ok(None);
+        }
+    };
+    // "update_frequency [...] gt: 0" (Envoy).
+    match u32::try_from(config.update_frequency).ok().and_then(NonZeroU32::new) {
+        Some(frequency) => Ok(Some(frequency)),
+        None => {
+            scope.within("typed_config", |scope| Err(scope.invalid_at("update_frequency", "must be greater than 0")))
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use super::HeaderMatch;
 use http::HeaderName;
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 /// A validated `envoy.config.route.v3.RetryPolicy`.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,9 @@ pub struct RetryPolicy {
     pub avoid_previous_hosts: bool,
     /// `host_selection_retry_max_attempts`: how many more endpoints are looked at to avoid one. 1 unless set.
     pub host_selection_attempts: u32,
+    /// `retry_priority` is previous_priorities, with this `update_frequency`: after every so many attempts, those to come go to a
+    /// priority that none of them went to, if there is one that works. When there is none, it starts over.
+    pub previous_priorities: Option<NonZeroU32>,
 }
 
 impl RetryPolicy {
@@ -59,6 +62,7 @@ impl RetryPolicy {
             rate_limited: None,
             avoid_previous_hosts: false,
             host_selection_attempts: 1,
+            previous_priorities: None,
         }
     }
 }

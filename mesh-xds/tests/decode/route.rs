@@ -10,7 +10,7 @@ use mesh_xds::{
         RetryPolicy, Route, RouteAction, RouteConfig, StringMatch,
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 fn config(yaml: &str) -> (Arc<RouteConfig>, Vec<String>) {
     let received = received(Kind::RouteConfig, yaml);
@@ -256,16 +256,31 @@ fn all_of_envoys_retry_policy_is_read() {
         }),
         avoid_previous_hosts: true,
         host_selection_attempts: 3,
+        previous_priorities: NonZeroU32::new(2),
         ..policy("")
     };
     assert_eq!(forward.retry_policy.as_deref(), Some(&expected));
     assert_eq!(
         reports,
         [
-            "virtual_hosts[0].routes[0].route.retry_policy.retry_priority: not supported: has no effect",
             "virtual_hosts[0].routes[0].route.retry_policy.retry_host_predicate[2]: not a predicate that is supported: has no effect"
         ]
     );
+}
+
+#[test]
+fn a_retry_priority_that_is_not_known_is_reported() {
+    for priority in [
+        "{name: p}",
+        r#"{name: envoy.retry_priorities.previous_priorities, typed_config: {"@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}}"#,
+    ] {
+        let (forward, reports) =
+            forward(&format!("{{cluster: c, retry_policy: {{retry_on: 5xx, retry_priority: {priority}}}}}"));
+        assert_eq!(forward.retry_policy.as_deref(), Some(&policy("5xx")));
+        let report = "virtual_hosts[0].routes[0].route.retry_policy.retry_priority: not a retry priority that is supported: \
+                      has no effect";
+        assert_eq!(reports, [report]);
+    }
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn all() -> impl Iterator<Item = &'static Feature> {
         crate::aggregate::FEATURES,
         crate::deadlines::FEATURES,
         crate::retries::FEATURES,
+        crate::retry_priorities::FEATURES,
         crate::filters::FEATURES,
         crate::faults::FEATURES,
         crate::protocols::FEATURES,

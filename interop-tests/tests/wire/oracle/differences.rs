@@ -31,7 +31,6 @@ pub(super) const CLASSES: &[Class] = &[
     Class { name: "grpc-retries", rewrite: grpc_retries },
     Class { name: "transparent-retry", rewrite: transparent_retry },
     Class { name: "status-of-a-failure", rewrite: status_of_a_failure },
-    Class { name: "retry-priority", rewrite: retry_priority },
     Class { name: "no-host-left", rewrite: no_host_left },
     Class { name: GRPC_BACK_OFF, rewrite: |_| {} },
 ];
@@ -205,13 +204,6 @@ fn status_of_a_failure(case: &mut Case) {
             _ => continue,
         };
         *act = status(code).after(0);
-    }
-}
-
-/// A retry stays in its priority.
-fn retry_priority(case: &mut Case) {
-    if case.route["retry_policy"]["retry_priority"].is_object() {
-        case.route["retry_policy"]["retry_priority"] = Value::Null;
     }
 }
 

@@ -14,6 +14,7 @@
 
 use super::{
     Backends, ClusterOptions, Update,
+    asked::Asked,
     backend::DialId,
     backoff,
     load::Loads,
@@ -23,8 +24,8 @@ use super::{
 };
 use crate::{
     balance::{
-        Admission, Connections, Offer, Picker, ReadyPicker,
-        priority::{ConnectivityState, Priorities},
+        Admission, Connections, Offer, Other, OtherPicker, Others, Picker, ReadyPicker,
+        priority::{ConnectivityState, Priorities, Standing},
     },
     breaker::{self, Breaker},
     endpoint::{ConnectionEvent, Dial, DialOptions, Protocol},
@@ -67,8 +68,13 @@ pub(super) fn spawn(
         cluster: name.clone(),
         max_pending: options.max_pending,
         // Limits hold from the first call on, before the worker had its first turn.
-        offer: ArcSwap::from_pointee(Offer { admission: first_admission(&updates), picker: Picker::Wait }),
+        offer: ArcSwap::from_pointee(Offer {
+            admission: first_admission(&updates),
+            picker: Picker::Wait,
+            others: Others::default(),
+        }),
         wakeups: Arc::new(Wakeups::default()),
+        asked: Asked::default(),
         applied: watch::Sender::new(None),
         roster: ArcSwap::default(),
     });
@@ -80,7 +86,7 @@ pub(super) fn spawn(
     });
     let shared = Arc::clone(&backends);
     // Also where the runtime has ended before, so that there never is a worker.
-    let aborted = OnAbort::new(move || shared.publish(orphaned(), None));
+    let aborted = OnAbort::new(move || shared.publish(orphaned(), None, Others::default()));
     tasks.spawn(async move {
         work.await;
         aborted.disarm();
@@ -212,6 +218,7 @@ impl Worker {
                     let changes = self.outliers.alarmed(&self.roster, Instant::now());
                     self.eject(changes);
                 }
+                () = self.shared.asked.rung() => {}
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
         }
@@ -237,6 +244,11 @@ impl Worker {
             self.backoffs.pop();
             if self.roster.backoff_over(id, due) {
                 self.queue.push_back(id);
+            }
+        }
+        for priority in 0..self.shared.asked.take().min(self.roster.priorities()) {
+            if let Some(child) = self.roster.child(priority) {
+                self.priorities.ask(&child, now);
             }
         }
         self.priorities.timer(now);
@@ -419,6 +431,7 @@ impl Worker {
             state: self.roster.state(position),
             ready: self.roster.ready_version(position),
             connections: Vec::new(),
+            others: self.others(),
         };
         if self.published.as_ref() == Some(&key) {
             return;
@@ -438,9 +451,9 @@ impl Worker {
                 }
             }
         };
-        let leaf = self.roster.place(position).map(|place| place.leaf);
-        let admission = leaf.and_then(|leaf| self.admissions.get(leaf)).map(Arc::clone);
-        self.shared.publish(picker, admission);
+        let known = self.pickers_of_others(position, &key);
+        let others = Others { count: self.roster.priorities(), chosen: position, known };
+        self.shared.publish(picker, self.admission(position), others);
         self.published = Some(key);
         self.shared.applied.send_if_modified(|applied| {
             let changed = !applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, &self.config));
@@ -449,6 +462,46 @@ impl Worker {
             }
             changed
         });
+    }
+
+    /// The circuit breaker of the leaf that a priority belongs to.
+    fn admission(&self, position: usize) -> Option<Arc<Admission>> {
+        let leaf = self.roster.place(position)?.leaf;
+        self.admissions.get(leaf).map(Arc::clone)
+    }
+
+    /// How all priorities stand, while retries ask for others than the one that is chosen.
+    fn others(&self) -> Vec<OtherKey> {
+        if !self.priorities.is_asked() {
+            return Vec::new();
+        }
+        let key = |(position, child)| (child, self.priorities.standing(&child), self.roster.ready_version(position));
+        self.roster.children().enumerate().map(key).collect()
+    }
+
+    /// What retries can have of each; what stayed as it was is the same picker.
+    fn pickers_of_others(&self, chosen: usize, key: &Published) -> Vec<Other> {
+        let offer = self.shared.offer.load();
+        let before = self.published.as_ref().filter(|before| Arc::ptr_eq(&before.config, &key.config));
+        let before = |other: &OtherKey| {
+            let position = before?.others.iter().position(|before| before == other)?;
+            offer.others.known.get(position).filter(|known| matches!(known, Other::Ready(_))).cloned()
+        };
+        let picker = |(position, other @ (_, standing, _)): (usize, &OtherKey)| {
+            if *standing != Standing::Works || position == chosen {
+                return Other::None(*standing);
+            }
+            before(other).unwrap_or_else(|| {
+                match ReadyPicker::new(self.roster.drops(position), self.roster.ready(position, &[])) {
+                    Some(ready) => Other::Ready(Arc::new(OtherPicker {
+                        admission: self.admission(position),
+                        picker: self.loads.counting(ready, self.roster.place(position)),
+                    })),
+                    None => Other::None(Standing::Pending),
+                }
+            })
+        };
+        key.others.iter().enumerate().map(picker).collect()
     }
 
     /// Why there is no endpoint to call, with what is known of each leaf.
@@ -483,7 +536,7 @@ impl Drop for Worker {
             None if std::thread::panicking() => Picker::Wait,
             None => orphaned(),
         };
-        self.shared.publish(last_word, None);
+        self.shared.publish(last_word, None, Others::default());
     }
 }
 
@@ -496,12 +549,17 @@ struct Published {
     ready: u64,
     /// Of each locality; what follows from the others. Held no longer than the picker, which holds them, too.
     connections: Vec<Connections>,
+    others: Vec<OtherKey>,
 }
+
+/// A priority, how it stands, and the version of its READY endpoints.
+type OtherKey = (Child, Standing, u64);
 
 impl PartialEq for Published {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config)
             && (self.selected, self.state, self.ready) == (other.selected, other.state, other.ready)
+            && self.others == other.others
     }
 }
 

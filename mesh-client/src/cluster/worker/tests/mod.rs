@@ -3,6 +3,7 @@
 
 mod aggregates;
 mod books;
+mod elsewhere;
 
 use super::*;
 use crate::{
@@ -107,6 +108,7 @@ impl Script {
             max_pending: 10,
             offer: ArcSwap::from_pointee(Offer::open(Picker::Wait)),
             wakeups: Arc::default(),
+            asked: Asked::default(),
             applied: watch::Sender::new(None),
             roster: ArcSwap::default(),
         });
