@@ -92,13 +92,7 @@ async fn an_outage_that_nobody_watched_to_its_end_is_not_told_later() {
 
 #[tokio::test(start_paused = true)]
 async fn the_control_plane_drops_a_client_that_vanished() {
-    let control_plane = ControlPlane::new();
-    control_plane.set_unchecked(web("a", 1));
-    let (door, frozen) = freezable(&control_plane);
-    let client = client(door);
-    let mut watch = client.watch(target("web"));
-    snapshot(&mut watch, serves("a", 1)).await;
-    soon(control_plane.wait_for_ack(EDS, "a")).await;
+    let (control_plane, _watch, frozen) = served_through_a_freezable_door().await;
     frozen.send_replace(true);
     let began = Instant::now();
     soon(control_plane.wait_for_streams(0)).await;
@@ -227,15 +221,20 @@ fn freezable(control_plane: &ControlPlane) -> (InProcess, watch::Sender<bool>) {
     (door, frozen)
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_connection_that_goes_silent_is_replaced_after_the_keepalive() {
+/// A target that is served through such a door, and acknowledged.
+async fn served_through_a_freezable_door() -> (ControlPlane, TargetWatch, watch::Sender<bool>) {
     let control_plane = ControlPlane::new();
     control_plane.set_unchecked(web("a", 1));
     let (door, frozen) = freezable(&control_plane);
-    let client = client(door);
-    let mut watch = client.watch(target("web"));
+    let mut watch = client(door).watch(target("web"));
     snapshot(&mut watch, serves("a", 1)).await;
     soon(control_plane.wait_for_ack(EDS, "a")).await;
+    (control_plane, watch, frozen)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_goes_silent_is_replaced_after_the_keepalive() {
+    let (control_plane, mut watch, frozen) = served_through_a_freezable_door().await;
     frozen.send_replace(true);
     idle().await;
     frozen.send_replace(false);
