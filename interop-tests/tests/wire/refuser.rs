@@ -97,16 +97,20 @@ async fn serve(socket: TcpStream, books: Arc<Books>) {
 async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, books: Arc<Books>) {
     let refuses = books.refuses(request.headers());
     let mut body = request.into_body();
-    while body.data().await.is_some() {}
+    // An error is the end: h2 tells it again and again.
+    while let Some(Ok(_)) = body.data().await {}
     if refuses {
         return respond.send_reset(Reason::REFUSED_STREAM);
     }
     // An error anywhere means that the client has left.
-    let _ = reply(&mut respond, &books);
+    if reply(&mut respond, books.hostname).is_ok() {
+        books.answered.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
-fn reply(respond: &mut SendResponse<Bytes>, books: &Books) -> Result<(), h2::Error> {
-    let message = SimpleResponse { hostname: books.hostname.to_owned(), ..SimpleResponse::default() };
+/// Answers a unary call.
+pub(crate) fn reply(respond: &mut SendResponse<Bytes>, hostname: &str) -> Result<(), h2::Error> {
+    let message = SimpleResponse { hostname: hostname.to_owned(), ..SimpleResponse::default() };
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.encoded_len()).expect("small"));
@@ -116,7 +120,5 @@ fn reply(respond: &mut SendResponse<Bytes>, books: &Books) -> Result<(), h2::Err
     stream.send_data(frame.freeze(), false)?;
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    stream.send_trailers(trailers)?;
-    books.answered.fetch_add(1, Ordering::Relaxed);
-    Ok(())
+    stream.send_trailers(trailers)
 }
