@@ -145,8 +145,8 @@ impl Live {
         if let Some(idle) = &mut self.finish.idle
             && let Poll::Ready(after) = idle.poll(cx)
         {
-            let (cluster, peer) = (self.finish.slot.cluster().clone(), self.finish.slot.peer());
-            return Poll::Ready(Some(Err(Cause::IdleTimeout { cluster, peer, after })));
+            let endpoint = Some((self.finish.slot.cluster().clone(), self.finish.slot.peer()));
+            return Poll::Ready(Some(Err(Cause::IdleTimeout { after, endpoint })));
         }
         match &mut self.finish.deadline {
             Some(deadline) => {

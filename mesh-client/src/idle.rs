@@ -11,24 +11,39 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A call's limit on pauses, running.
+/// A limit on pauses, running.
 #[derive(Debug)]
 pub(crate) struct Idle {
     limit: Duration,
     activity: Activity,
+    begins: Begins,
     timer: Pin<Box<Sleep>>,
 }
 
+/// What a pause begins with, if nothing moves at all.
+#[derive(Clone, Copy, Debug)]
+enum Begins {
+    WithTheCall,
+    /// "does not start until after both the entire request has been received by the router and a connection pool
+    /// connection has been obtained" (Envoy, `per_try_idle_timeout`): no sooner than this attempt, and the request's end.
+    WithTheAttempt(Instant),
+}
+
 impl Idle {
-    pub(crate) fn new(limit: Duration) -> Self {
-        let activity = Activity::now();
+    /// For a call.
+    pub(crate) fn new(limit: Duration, activity: Activity) -> Self {
         let timer = Box::pin(sleep_until(activity.last() + limit));
-        Self { limit, activity, timer }
+        Self { limit, activity, begins: Begins::WithTheCall, timer }
     }
 
-    /// To note by whatever else moves of the call.
-    pub(crate) fn activity(&self) -> Activity {
-        self.activity.clone()
+    /// For an attempt that begins now.
+    pub(crate) fn of_attempt(limit: Duration, activity: Activity) -> Self {
+        let now = Instant::now();
+        Self { limit, activity, begins: Begins::WithTheAttempt(now), timer: Box::pin(sleep_until(now + limit)) }
+    }
+
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// Something has moved.
@@ -40,11 +55,21 @@ impl Idle {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let due = self.activity.last() + self.limit;
-            if due <= Instant::now() {
+            let now = Instant::now();
+            let due = self.began(now) + self.limit;
+            if due <= now {
                 return Poll::Ready(self.limit);
             }
             self.timer.as_mut().reset(due);
+        }
+    }
+
+    /// When the pause began that lasts now.
+    fn began(&self, now: Instant) -> Instant {
+        match (self.begins, self.activity.completed()) {
+            (Begins::WithTheCall, _) => self.activity.last(),
+            (Begins::WithTheAttempt(attempt), Some(_)) => self.activity.last().max(attempt),
+            (Begins::WithTheAttempt(_), None) => now,
         }
     }
 }
@@ -67,6 +92,7 @@ pub(crate) async fn moving<T>(idle: &mut Option<Idle>, work: impl Future<Output 
 #[cfg(test)]
 mod tests {
     use super::{Idle, moving};
+    use crate::upload::Activity;
     use std::{future::pending, time::Duration};
     use tokio::time::{Instant, sleep};
 
@@ -75,8 +101,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_ends_the_work_as_long_after_the_last_move_as_the_limit_says() {
         let begin = Instant::now();
-        let mut idle = Some(Idle::new(LIMIT));
-        let activity = idle.as_ref().map(Idle::activity).expect("has one");
+        let activity = Activity::now();
+        let mut idle = Some(Idle::new(LIMIT, activity.clone()));
         let work = async {
             for _ in 0..3 {
                 sleep(Duration::from_secs(9)).await;
@@ -86,6 +112,25 @@ mod tests {
         };
         assert_eq!(moving(&mut idle, work).await, Err(LIMIT));
         assert_eq!(begin.elapsed(), Duration::from_secs(37));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempts_pause_begins_with_it_and_not_before_the_request_is_complete() {
+        let begin = Instant::now();
+        let activity = Activity::now();
+        sleep(Duration::from_secs(3)).await;
+        let work = async {
+            sleep(Duration::from_secs(25)).await;
+            activity.touch();
+            activity.complete();
+            pending::<()>().await;
+        };
+        let mut idle = Some(Idle::of_attempt(LIMIT, activity.clone()));
+        assert_eq!(moving(&mut idle, work).await, Err(LIMIT));
+        assert_eq!(begin.elapsed(), Duration::from_secs(38));
+        let mut next = Some(Idle::of_attempt(LIMIT, activity.clone()));
+        assert_eq!(moving(&mut next, pending::<()>()).await, Err(LIMIT));
+        assert_eq!(begin.elapsed(), Duration::from_secs(48), "the attempt's, although nothing has moved for longer");
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ const ROOMS: &[Room] = &[
         files: &["deadline"],
         except: &[],
         forbidden: &["crate"],
-        allowed: &["crate::error", "crate::deadline", "crate::reply"],
+        allowed: &["crate::error", "crate::deadline", "crate::reply", "crate::idle", "crate::upload"],
     },
     Room {
         files: &["cluster"],

@@ -5,6 +5,7 @@
 //! does.
 
 use crate::features::{Call, World, check, fails, features, from, get, grpc};
+use http::Version;
 use interop_tests::proto::testing::{
     ResponseParameters, StreamingOutputCallRequest, test_service_client::TestServiceClient,
 };
@@ -130,13 +131,41 @@ features! {
     }
 
     http_timeout_of_zero {
-        row: "deadline of plain HTTP: 0 is none, and gRPC's fields do not count",
+        row: "deadline of plain HTTP: 0 is none",
         source: "Envoy, `RouteAction.timeout: 0s`",
-        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0s,
-                    max_stream_duration: {max_stream_duration: 20s}}}]",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0s}}]",
         strip: [("/routes/0/route/timeout", "")],
         |world| {
             waits(world, slow(get("/"))).await
+        }
+    }
+
+    http_timeout_and_uploads {
+        row: "deadline of plain HTTP: it begins when the request is complete", source: "Envoy, `RouteAction.timeout`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 5s}}]",
+        strip: [("/routes/0/route/timeout", "")],
+        |world| {
+            for version in [Version::HTTP_11, Version::HTTP_2] {
+                let call = get("/").version(version).header("rpc-behavior", "sleep-20").uploads_for(30);
+                from("a", world.timed(call).await.0)?;
+                let (answer, elapsed) = world.timed(slow(get("/").version(version)).uploads_for(30)).await;
+                fails("504", &["deadline exceeded after 5s", "in-process"], answer)?;
+                check((35_000..35_010).contains(&elapsed.as_millis()), format!("30 s and 5, and not {elapsed:?}"))?;
+            }
+            Ok(())
+        }
+    }
+
+    http_max_stream_duration {
+        row: "deadline of plain HTTP: how long a stream may last, from its begin; 408 if the request is not complete by then",
+        source: "Envoy, `RouteAction.max_stream_duration`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0s, max_stream_duration: {max_stream_duration: 20s}}}]",
+        strip: [("/routes/0/route/max_stream_duration", "")],
+        |world| {
+            ends_at(20_000, "504", world, slow(get("/"))).await?;
+            let (answer, elapsed) = world.timed(slow(get("/")).uploads_for(30)).await;
+            fails("408", &["request not complete after 20s", "in-process"], answer)?;
+            check((20_000..20_010).contains(&elapsed.as_millis()), format!("20 s, and not {elapsed:?}"))
         }
     }
 
@@ -150,6 +179,11 @@ features! {
                 fails(code, &["idle for 3s", "in-process"], answer)?;
                 check((3_000..3_010).contains(&elapsed.as_millis()), format!("3 s, and not {elapsed:?}"))?;
             }
+            // A request that goes on is not idle; one that pauses is its caller's fault.
+            fails("408", &["request not complete after 3s"], world.timed(slow(get("/")).uploads_for(4)).await.0)?;
+            let (answer, elapsed) = world.timed(slow(get("/")).uploads_for(2)).await;
+            fails("504", &["idle for 3s"], answer)?;
+            check((5_000..5_010).contains(&elapsed.as_millis()), format!("2 s and 3, and not {elapsed:?}"))?;
             // A stream whose messages come every 2 s is not idle; a pause of 4 s in it is.
             time::pause();
             let message = |seconds: i32| ResponseParameters { interval_us: seconds * 1_000_000, ..Default::default() };
@@ -165,6 +199,38 @@ features! {
             check(ended.is_err_and(|status| status.message().contains("idle for 3s")), "an end after the pause")
         }
     }
+}
+
+/// A call whose cluster leaves the routes while it waits there is routed again, with the time that its application gave it.
+#[tokio::test]
+async fn a_call_that_is_routed_again_has_the_time_of_its_new_route() {
+    let config = "
+clusters: {a: {}, b: {}}
+endpoints: {b: {endpoints: [{locality: {}, load_balancing_weight: 1, lb_endpoints: [$b]}]}}
+routes: [{match: {prefix: ''}, route: {cluster: a, max_stream_duration: {max_stream_duration: 500s}, retry_policy: {
+    retry_on: unavailable, num_retries: 1, per_try_timeout: 2s, retry_back_off: {base_interval: 30s, max_interval: 30s}}}}]";
+    let mut world = World::start(config, &[]).await;
+    let before = world.a.counters().calls;
+    let channel = world.channel.clone();
+    let call = grpc().header("rpc-behavior", "hostname=a error-code-14").waits_for_ready();
+    let call = tokio::spawn(async move { call.on(&channel).await });
+    let arrived = async {
+        while world.a.counters().calls == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    time::timeout(Duration::from_secs(20), arrived).await.expect("the first attempt");
+    // Nobody is there: the next attempt waits for a connection.
+    let nobody = "{address: 127.0.0.1, port_value: 1}";
+    world
+        .update("/endpoints/a", &format!("{{endpoints: [{{locality: {{}}, load_balancing_weight: 1, lb_endpoints: [{{endpoint: {{address: {{socket_address: {nobody}}}}}}}]}}]}}"))
+        .await
+        .expect("a valid assignment");
+    world.leap(40).await;
+    world.update("/routes", "[{match: {prefix: ''}, route: {cluster: b}}]").await.expect("valid routes");
+    from("b", call.await.expect("no panic")).expect("the new route's endpoint");
+    let head = world.b.last_call().expect("a call");
+    assert_eq!(head.headers.get("grpc-timeout"), None, "the new route has no limit");
 }
 
 /// A31's table: what the application, `grpc_timeout_header_max` and `max_stream_duration` say, and when the call ends.

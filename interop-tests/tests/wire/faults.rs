@@ -138,7 +138,13 @@ features! {
             // 15 s are what plain HTTP has.
             fails("504", &["deadline exceeded after 15s"], takes(MINUTE / 4, world, get("/")).await?)?;
             unreached(world)?;
-            from("a", takes(MINUTE, world, grpc()).await?)
+            from("a", takes(MINUTE, world, grpc()).await?)?;
+            // What the delay took is not the server's to use.
+            from("a", takes(MINUTE, world, grpc().header("grpc-timeout", "100S")).await?)?;
+            let head = world.a.last_call().ok_or("a call")?;
+            let told = head.headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let left: u64 = told.trim_end_matches('u').parse().map_err(|_| format!("microseconds, and not {told:?}"))?;
+            check(left <= 40_000_000, format!("at most 40 s, and not {told}"))
         }
     }
 

@@ -20,7 +20,7 @@ use crate::{
     balance::Tried,
     call::{Finish, ResponseBody, WaitForReady},
     cluster::{Backends, NoPick},
-    deadline::{self, Deadline, GRPC_TIMEOUT, Limits, within},
+    deadline::{CallTime, Limits, until},
     endpoint::{RecvBody, SendFailure, Slot},
     error::{self, Cause, MeshError, ReplyForm},
     filter::{Chain, FilterRequest, Passed},
@@ -40,7 +40,7 @@ use http_body::Body;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
     task::coop::consume_budget,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 /// How much of a request body is kept for transparent retries: refcounted DATA, no copies.
@@ -217,42 +217,33 @@ impl Inner {
         B::Data: Send,
         B::Error: fmt::Display,
     {
-        let started = Instant::now();
+        let mut time = CallTime::begin(form, &head.headers);
         self.shared.used(Use::of(head.version, form));
         let waits = head.extensions.get::<WaitForReady>().is_some();
         self.address(head, form)?;
-        // Until a route adds its own limit, the caller's holds: it covers the wait for configuration, too.
-        let own = deadline::limit(true, &head.headers, &Limits::default()).filter(|_| form == ReplyForm::Grpc);
-        let mut deadline = own.map(|limit| Deadline::new(started, limit));
         let mut upload = Some(Upload::new(body, REPLAY_CAP));
         let (mut retries, mut tried, mut permit) = (Retries::default(), Tried::default(), None);
         loop {
-            let routed = within(&mut deadline, self.route(head, form, waits)).await;
+            let routed = time.within(self.route(head, form, waits)).await;
             let routed = routed.map_err(|late| late.waiting_for(|| self.shared.missing()))??;
-            let limit = deadline::limit(form == ReplyForm::Grpc, &head.headers, &routed.limits);
-            if limit != deadline.as_ref().map(Deadline::limit) {
-                deadline = limit.map(|limit| Deadline::new(started, limit));
-                if let (ReplyForm::Grpc, Some(limit)) = (form, limit) {
-                    head.headers.insert(GRPC_TIMEOUT, deadline::grpc_timeout(limit));
-                }
-            }
+            time.obey(&routed.limits, routed.idle_timeout, &mut upload);
             if let (Some(upload), Some(_)) = (&mut upload, &routed.retry) {
                 upload.keep(POLICY_REPLAY_CAP);
             }
             if let Some(chain) = routed.filters.as_ref().filter(|_| !passed.has_begun()) {
                 let mut request = FilterRequest::new(head, form, Some(routed.backends.cluster()));
-                if let Some(reply) = within(&mut deadline, passed.request(chain, &mut request)).await?? {
+                if let Some(reply) = time.within(passed.request(chain, &mut request)).await?? {
                     return Ok(reply.into_response(form).map(ResponseBody::local));
                 }
             }
             loop {
-                let picked = within(&mut deadline, routed.pick(waits, &mut tried)).await;
+                let picked = time.within(routed.pick(waits, &mut tried)).await;
                 let ended = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing(&tried)))? {
                     Ok(slot) => {
                         if let Some(plan) = &routed.retry {
                             tried.add(&slot, plan.avoids_previous_hosts(), plan.avoids_previous_priorities());
                         }
-                        self.attempt(head, &mut upload, slot, &routed, form, &mut deadline).await?
+                        self.attempt(head, &mut upload, slot, &routed, form, &mut time).await?
                     }
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.
                     Err(NoPick::Removed) => break,
@@ -273,7 +264,7 @@ impl Inner {
                         drop(permit.take());
                         permit = routed.backends.retry_permit(form);
                         if permit.is_none() {
-                            return self.finish(ended, deadline, form);
+                            return self.finish(ended, time, form);
                         }
                         upload.rewind();
                         tried.failed();
@@ -281,15 +272,17 @@ impl Inner {
                     }
                     (Verdict::Spent, _) => {
                         self.may_retry(form);
-                        return self.finish(ended, deadline, form);
+                        return self.finish(ended, time, form);
                     }
-                    _ => return self.finish(ended, deadline, form),
+                    _ => return self.finish(ended, time, form),
                 };
                 // What is not read of it is not wanted any more.
                 drop(ended);
                 if let Some(backoff) = backoff {
-                    within(&mut deadline, sleep(backoff)).await?;
-                    self.announce_retry(head, &retries, deadline.as_ref(), form);
+                    time.within(sleep(backoff)).await?;
+                    if form == ReplyForm::Grpc {
+                        head.headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(retries.made()));
+                    }
                 }
             }
         }
@@ -303,7 +296,7 @@ impl Inner {
         mut slot: Slot,
         routed: &Routed,
         form: ReplyForm,
-        deadline: &mut Option<Deadline>,
+        time: &mut CallTime,
     ) -> Result<Ended, Cause>
     where
         B: Body + Send + Unpin + 'static,
@@ -317,40 +310,32 @@ impl Inner {
             readdress(head, authority)?;
         }
         let limit = routed.retry.as_ref().and_then(Plan::per_try_timeout);
-        let mut per_try = limit.map(|limit| Deadline::new(Instant::now(), limit));
-        if let (ReplyForm::Grpc, Some(limit)) = (form, limit) {
-            let left = deadline.as_ref().map_or(limit, |deadline| deadline.remaining().min(limit));
-            head.headers.insert(GRPC_TIMEOUT, deadline::grpc_timeout(left));
-        }
-        let per_try_idle = routed.retry.as_ref().and_then(Plan::per_try_idle_timeout);
-        let mut idle = [per_try_idle, routed.idle_timeout].into_iter().flatten().min().map(Idle::new);
-        if let Some(upload) = upload {
-            upload.tell(idle.as_ref().map(Idle::activity));
-        }
-        let sent = within(deadline, within(&mut per_try, moving(&mut idle, slot.send(head, upload)))).await;
-        let sent = sent.inspect_err(|_late| attempt.timed_out())?;
+        let mut per_try = time.of_attempt(limit, upload);
+        let mut idle = time.pauses_of_attempt(routed.retry.as_ref().and_then(Plan::per_try_idle_timeout), upload);
+        time.tell(&mut head.headers, limit);
+        let sent = time.within(until(&mut per_try, moving(&mut idle, slot.send(head, upload)))).await;
         let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
+        let sent = sent.map_err(|late| {
+            attempt.timed_out();
+            late.at(|| (cluster(), peer))
+        })?;
         Ok(match sent {
             Ok(Ok(Ok((head, body)))) => {
                 attempt.head(&head, body.is_end_stream());
-                if let Some(idle) = &idle {
-                    idle.touch();
-                }
+                time.touch();
                 Ended::Answered(Answer { head, body, slot, attempt, idle })
             }
             Ok(Err(after)) => {
                 attempt.timed_out();
-                // Of the attempt, or of the call: the latter ends both.
-                let failure = (per_try_idle == Some(after)).then_some(Failure::TryTimeout);
-                Ended::Failed(failure, Cause::IdleTimeout { cluster: cluster(), peer, after })
+                let cause = Cause::IdleTimeout { after, endpoint: Some((cluster(), peer)) };
+                Ended::Failed(Some(Failure::TryTimeout), cause)
             }
             Ok(Ok(Err(failure))) => {
                 attempt.failed(&failure);
                 Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer))
             }
-            Err(_late) => {
+            Err(after) => {
                 attempt.timed_out();
-                let after = limit.unwrap_or_default();
                 Ended::Failed(Some(Failure::TryTimeout), Cause::TryTimeout { cluster: cluster(), peer, after })
             }
         })
@@ -383,31 +368,13 @@ impl Inner {
         form == ReplyForm::Http || self.options.retry_throttle.as_ref().is_none_or(|throttle| throttle.failed())
     }
 
-    /// Tells the server of a gRPC call that this is not the first attempt, and how long the client still waits.
-    fn announce_retry(
-        &self,
-        head: &mut request::Parts,
-        retries: &Retries,
-        deadline: Option<&Deadline>,
-        form: ReplyForm,
-    ) {
-        if form == ReplyForm::Grpc {
-            head.headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(retries.made()));
-            if let Some(deadline) = deadline {
-                head.headers.insert(GRPC_TIMEOUT, deadline::grpc_timeout(deadline.remaining()));
-            }
-        }
-    }
-
     /// What the caller gets.
-    fn finish(
-        &self,
-        ended: Ended,
-        deadline: Option<Deadline>,
-        form: ReplyForm,
-    ) -> Result<Response<ResponseBody>, Cause> {
+    fn finish(&self, ended: Ended, time: CallTime, form: ReplyForm) -> Result<Response<ResponseBody>, Cause> {
         match ended {
             Ended::Answered(Answer { head, body, slot, attempt, idle }) => {
+                let (deadline, call_idle) = time.into_rest();
+                // Now that something moves, both begin with it: the shorter one is first.
+                let idle = idle.into_iter().chain(call_idle).min_by_key(Idle::limit);
                 let throttle = self.options.retry_throttle.clone().filter(|_| form == ReplyForm::Grpc);
                 let finish = Finish { slot, attempt, deadline, idle, throttle, form, node: Arc::clone(&self.node) };
                 let body = ResponseBody::live(&head, body, finish);

@@ -2,7 +2,7 @@
 //!
 //! It does NOT limit pauses, and where a route would be asked it has one configuration for all calls.
 
-use super::{Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit};
+use super::{Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit, own_limit};
 use crate::{
     error::{Cause, ReplyForm},
     reply::{Reply, ReplyBody},
@@ -103,7 +103,10 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> TimeoutFuture<S::Future> {
         let form = ReplyForm::of(request.headers());
-        let limit = limit(form == ReplyForm::Grpc, request.headers(), &self.limits);
+        let limit = match form {
+            ReplyForm::Grpc => limit(own_limit(request.headers()), &self.limits),
+            ReplyForm::Http => self.limits.http().into_iter().chain(self.limits.http_stream()).min(),
+        };
         if let (ReplyForm::Grpc, Some(limit)) = (form, limit) {
             request.headers_mut().insert(GRPC_TIMEOUT, grpc_timeout(limit));
         }

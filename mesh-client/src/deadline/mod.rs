@@ -1,25 +1,22 @@
 //! How long a call may take (A31), and the `grpc-timeout` header that says so.
 //!
 //! gRPC and HTTP read different fields of the same route: a gRPC call obeys `max_stream_duration` and its own
-//! `grpc-timeout`, any other request Envoy's `timeout`. Both rules are here, as functions of plain values.
+//! `grpc-timeout`, any other request Envoy's `timeout` and `max_stream_duration`. Both rules are here, as functions of plain values.
+//! What runs is in [`timer`] and, for a call, in [`call_time`].
 //!
-//! This room has NO clock: it yields durations, and the channel turns them into instants. It does NOT decide whether
-//! a request is gRPC.
+//! This room does NOT decide whether a request is gRPC.
 
+mod call_time;
 mod layer;
+mod timer;
 
+pub(crate) use call_time::CallTime;
 pub use layer::{Timeout, TimeoutBody, TimeoutFuture, TimeoutLayer, Timeouts};
+pub(crate) use timer::{Deadline, until};
 
-use crate::error::Cause;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_xds::resource::Forward;
-use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
-    task::{Context, Poll},
-    time::Duration,
-};
-use tokio::time::{Instant, Sleep, sleep_until};
+use std::time::Duration;
 
 /// The header in which a gRPC client says how long it will wait.
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -60,24 +57,28 @@ impl Limits {
         limit.filter(|limit| !limit.is_zero())
     }
 
+    /// Of a request that is not gRPC, from its end on.
     fn http(&self) -> Option<Duration> {
         Some(self.timeout.unwrap_or(HTTP_DEFAULT)).filter(|limit| !limit.is_zero())
     }
+
+    /// Of a request that is not gRPC, from its begin on: "the maximum duration allowed for streams on the route" (Envoy).
+    fn http_stream(&self) -> Option<Duration> {
+        let limit = self.max_stream_duration.or(self.hcm_max_stream_duration);
+        limit.filter(|limit| !limit.is_zero())
+    }
 }
 
-/// How long a call may take in all, its attempts and their delays included; `None` is for ever.
+/// How long a gRPC call may take in all, its attempts and their delays included; `None` is for ever.
 ///
-/// A gRPC call's own deadline can only shorten what the route grants: "min(app deadline, route limit)" (A31).
-pub(crate) fn limit(is_grpc: bool, headers: &HeaderMap, limits: &Limits) -> Option<Duration> {
-    if !is_grpc {
-        return limits.http();
-    }
-    // One that is malformed is no deadline of ours. It is still sent, and the server judges it.
-    let app = headers.get(GRPC_TIMEOUT).and_then(parse);
-    match (app, limits.grpc()) {
-        (Some(app), Some(route)) => Some(app.min(route)),
-        (app, route) => app.or(route),
-    }
+/// A call's own deadline can only shorten what the route grants: "min(app deadline, route limit)" (A31).
+fn limit(own: Option<Duration>, limits: &Limits) -> Option<Duration> {
+    own.into_iter().chain(limits.grpc()).min()
+}
+
+/// A gRPC call's own deadline. One that is malformed is none of ours: it is still sent, and the server judges it.
+fn own_limit(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(GRPC_TIMEOUT).and_then(parse)
 }
 
 /// Reads a `grpc-timeout`. `0` of any unit is valid: that call is already late.
@@ -121,59 +122,6 @@ pub(crate) fn grpc_timeout(remaining: Duration) -> HeaderValue {
     // 11,000 years are enough for whatever is longer.
     let (count, unit) = fitting.unwrap_or((MOST, 'H'));
     HeaderValue::from_str(&format!("{count}{unit}")).expect("digits and a letter are valid in a header")
-}
-
-// === Deadline ===
-
-/// A call's limit, running. It covers everything: configuration, connections, attempts and the response.
-#[derive(Debug)]
-pub(crate) struct Deadline {
-    sleep: Pin<Box<Sleep>>,
-    limit: Duration,
-}
-
-impl Deadline {
-    pub(crate) fn new(started: Instant, limit: Duration) -> Self {
-        // So far away that nobody waits for it; the sum must not overflow.
-        let at = started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(86_400 * 365));
-        Self { sleep: Box::pin(sleep_until(at)), limit }
-    }
-
-    /// From the start of the call.
-    pub(crate) fn limit(&self) -> Duration {
-        self.limit
-    }
-
-    /// What is left of it.
-    pub(crate) fn remaining(&self) -> Duration {
-        self.sleep.deadline().saturating_duration_since(Instant::now())
-    }
-
-    /// Ready, with the limit, once it has passed.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        self.sleep.as_mut().poll(cx).map(|()| self.limit)
-    }
-
-    /// The limit, if it has passed. Only after the first [`poll`](Self::poll), which starts the timer.
-    pub(crate) fn passed(&self) -> Option<Duration> {
-        self.sleep.is_elapsed().then_some(self.limit)
-    }
-}
-
-/// Runs `work` until the deadline, if there is one.
-pub(crate) async fn within<T>(deadline: &mut Option<Deadline>, work: impl Future<Output = T>) -> Result<T, Cause> {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
-        // Work that is done counts, however late.
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
-            return Poll::Ready(Ok(done));
-        }
-        match deadline {
-            Some(deadline) => deadline.poll(cx).map(|after| Err(Cause::DeadlineExceeded { after, waiting_for: None })),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }
 
 #[cfg(test)]
@@ -236,17 +184,21 @@ mod tests {
         ] {
             let (deadline, header_max, route, hcm, expected) = row;
             let limits = limits(Some(1), header_max, route, hcm);
-            assert_eq!(limit(true, &app(deadline), &limits), expected.map(S), "{row:?}");
+            assert_eq!(limit(own_limit(&app(deadline)), &limits), expected.map(S), "{row:?}");
         }
     }
 
     #[test]
-    fn other_requests_obey_envoys_timeout_alone() {
-        for (rule, timeout, expected) in
-            [("unset is 15 s", None, Some(15)), ("zero is none", Some(0), None), ("set", Some(40), Some(40))]
-        {
-            let limits = limits(timeout, Some(2), Some(3), Some(4));
-            assert_eq!(limit(false, &app(Some("1S")), &limits), expected.map(S), "{rule}");
+    fn other_requests_obey_envoys_timeout_and_how_long_a_stream_may_last() {
+        for (rule, timeout, route, hcm, expected) in [
+            ("unset is 15 s", None, None, None, (Some(15), None)),
+            ("zero is none", Some(0), Some(0), None, (None, None)),
+            ("set", Some(40), Some(3), Some(4), (Some(40), Some(3))),
+            ("the route's zero wins", Some(40), Some(0), Some(4), (Some(40), None)),
+            ("the HCM's", Some(40), None, Some(4), (Some(40), Some(4))),
+        ] {
+            let limits = limits(timeout, Some(2), route, hcm);
+            assert_eq!((limits.http(), limits.http_stream()), (expected.0.map(S), expected.1.map(S)), "{rule}");
         }
     }
 

@@ -119,10 +119,13 @@ pub enum Cause {
     /// Nothing of the call moved for as long as the route's `idle_timeout`, or `per_try_idle_timeout`: DEADLINE_EXCEEDED,
     /// or 504.
     IdleTimeout {
-        /// The cluster.
-        cluster: ClusterName,
-        /// The endpoint.
-        peer: SocketAddr,
+        /// The limit.
+        after: Duration,
+        /// The cluster and the endpoint, once it was sent to one.
+        endpoint: Option<(ClusterName, SocketAddr)>,
+    },
+    /// Likewise, or `max_stream_duration` passed, while the caller had not given all of an HTTP request: 408.
+    RequestTimeout {
         /// The limit.
         after: Duration,
     },
@@ -182,9 +185,11 @@ impl fmt::Display for Cause {
             Self::DeadlineExceeded { after, waiting_for: Some(missing) } => {
                 write!(f, "deadline exceeded after {after:?}: {missing}")
             }
-            Self::IdleTimeout { cluster, peer, after } => {
+            Self::IdleTimeout { after, endpoint: None } => write!(f, "idle for {after:?}"),
+            Self::IdleTimeout { after, endpoint: Some((cluster, peer)) } => {
                 write!(f, "cluster {:?}: endpoint {peer}: idle for {after:?}", cluster.as_str())
             }
+            Self::RequestTimeout { after } => write!(f, "request not complete after {after:?}"),
             Self::TryTimeout { cluster, peer, after } => {
                 write!(
                     f,
@@ -264,9 +269,10 @@ impl ReplyForm {
 impl Cause {
     pub(crate) fn grpc_code(&self) -> u8 {
         match self {
-            Self::DeadlineExceeded { .. } | Self::TryTimeout { .. } | Self::IdleTimeout { .. } => {
-                grpc::DEADLINE_EXCEEDED
-            }
+            Self::DeadlineExceeded { .. }
+            | Self::TryTimeout { .. }
+            | Self::IdleTimeout { .. }
+            | Self::RequestTimeout { .. } => grpc::DEADLINE_EXCEEDED,
             Self::RequestBody(_) => grpc::CANCELLED,
             Self::InvalidRequest(_) | Self::Unacceptable { .. } | Self::FilterPanicked { .. } => grpc::INTERNAL,
             Self::Reset { code, .. } => code_of_reset(*code),
@@ -279,6 +285,7 @@ impl Cause {
             Self::DeadlineExceeded { .. } | Self::TryTimeout { .. } | Self::IdleTimeout { .. } => {
                 StatusCode::GATEWAY_TIMEOUT
             }
+            Self::RequestTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Unacceptable { .. } => StatusCode::BAD_GATEWAY,
             Self::FilterPanicked { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidRequest(_) | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
@@ -297,6 +304,14 @@ impl Cause {
     pub(crate) fn waiting_for(self, missing: impl FnOnce() -> Arc<str>) -> Self {
         match self {
             Self::DeadlineExceeded { after, .. } => Self::DeadlineExceeded { after, waiting_for: Some(missing()) },
+            other => other,
+        }
+    }
+
+    /// Says where the call was when nothing moved any more.
+    pub(crate) fn at(self, endpoint: impl FnOnce() -> (ClusterName, SocketAddr)) -> Self {
+        match self {
+            Self::IdleTimeout { after, .. } => Self::IdleTimeout { after, endpoint: Some(endpoint()) },
             other => other,
         }
     }

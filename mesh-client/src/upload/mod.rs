@@ -4,24 +4,20 @@
 //! committed to its attempt. One frame of lookahead lets END_STREAM ride on the last DATA frame.
 //! This file does NOT decide whether to repeat, and knows no protocol.
 
+mod activity;
 mod lent;
 
+pub(crate) use activity::Activity;
 pub(crate) use lent::{BodyFailed, LentBody, lend};
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
-use http_body::Body;
+use http_body::{Body, SizeHint};
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll, Waker, ready},
 };
-use tokio::time::Instant;
 
 /// One step of an upload.
 #[derive(Debug, PartialEq)]
@@ -32,32 +28,6 @@ pub(crate) enum Part {
     Trailers(HeaderMap),
     /// The end, with nothing more to send.
     End,
-}
-
-/// When something of a call last moved; shared by whatever moves.
-#[derive(Clone, Debug)]
-pub(crate) struct Activity(Arc<Moved>);
-
-#[derive(Debug)]
-struct Moved {
-    begin: Instant,
-    /// In nanoseconds since `begin`.
-    last: AtomicU64,
-}
-
-impl Activity {
-    pub(crate) fn now() -> Self {
-        Self(Arc::new(Moved { begin: Instant::now(), last: AtomicU64::new(0) }))
-    }
-
-    pub(crate) fn touch(&self) {
-        let since = self.0.begin.elapsed().as_nanos();
-        self.0.last.store(since.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    pub(crate) fn last(&self) -> Instant {
-        self.0.begin + Duration::from_nanos(self.0.last.load(Ordering::Relaxed))
-    }
 }
 
 /// A request body with replay.
@@ -71,7 +41,7 @@ pub(crate) struct Upload<B> {
     /// Taken from the body by the lookahead, not sent yet.
     ahead: Option<Result<http_body::Frame<Bytes>, String>>,
     state: State,
-    /// Told of each step, if pauses are limited.
+    /// Told of each step, and of the end, if a timer asks.
     activity: Option<Activity>,
 }
 
@@ -98,9 +68,29 @@ where
         self.cap = cap;
     }
 
-    /// Tells of each step from now on.
-    pub(crate) fn tell(&mut self, activity: Option<Activity>) {
-        self.activity = activity;
+    /// Tells of each step from now on, and when the caller has given everything.
+    pub(crate) fn tell(&mut self, activity: Activity) {
+        self.activity = Some(activity);
+        self.is_whole();
+        self.tell_if_complete();
+    }
+
+    fn tell_if_complete(&self) {
+        if let (State::Ended(_), Some(activity)) = (&self.state, &self.activity) {
+            activity.complete();
+        }
+    }
+
+    /// Whether the caller has given everything: asks the body for its first frame, if nobody has yet, and does not wait.
+    pub(crate) fn is_whole(&mut self) -> bool {
+        if self.state == State::Open && self.ahead.is_none() && self.kept.len() == 0 {
+            // Whoever sends polls again, with a waker of its own.
+            self.look_ahead(&mut Context::from_waker(Waker::noop()));
+            if self.state == State::Open && self.body.is_end_stream() {
+                self.state = State::Ended(None);
+            }
+        }
+        self.state != State::Open
     }
 
     /// Whether another attempt could send the whole body.
@@ -125,18 +115,35 @@ where
 
     /// Whether it is known now that there is nothing to send.
     pub(crate) fn is_empty(&self) -> bool {
+        let none_left = self.kept.len() == 0 && self.ahead.is_none();
         match self.state {
-            State::Open => self.kept.len() == 0 && self.ahead.is_none() && self.body.is_end_stream(),
-            State::Ended(ref trailers) => self.kept.len() == 0 && trailers.is_none() && !self.kept.overflowed,
+            State::Open => none_left && self.body.is_end_stream(),
+            State::Ended(ref trailers) => none_left && trailers.is_none() && !self.kept.overflowed,
         }
     }
 
     /// How much there is to send, if the body knows.
-    pub(crate) fn size_hint(&self) -> http_body::SizeHint {
-        match self.state {
-            State::Open if self.kept.len() == 0 && self.ahead.is_none() => self.body.size_hint(),
-            _ => http_body::SizeHint::default(),
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let rest = match self.state {
+            State::Open => self.body.size_hint(),
+            State::Ended(None) => SizeHint::with_exact(0),
+            State::Ended(Some(_)) => return SizeHint::default(),
+        };
+        let ahead = match &self.ahead {
+            None => 0,
+            Some(Ok(frame)) if frame.is_data() => frame.data_ref().map_or(0, Bytes::len),
+            Some(_) => return SizeHint::default(),
+        };
+        if self.kept.overflowed {
+            return SizeHint::default();
         }
+        let more = (self.kept.bytes + ahead) as u64;
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(more));
+        }
+        hint.set_lower(rest.lower().saturating_add(more));
+        hint
     }
 
     /// The next step of this attempt, or the body's own error.
@@ -144,6 +151,7 @@ where
         let part = self.poll_step(cx);
         if let (Poll::Ready(_), Some(activity)) = (&part, &self.activity) {
             activity.touch();
+            self.tell_if_complete();
         }
         part
     }
@@ -155,18 +163,17 @@ where
             let last = self.replayed == self.kept.len() && self.state == State::Ended(None);
             return Poll::Ready(Ok(Part::Data { bytes, last }));
         }
-        match &self.state {
-            State::Ended(None) => return Poll::Ready(Ok(Part::End)),
-            State::Ended(Some(trailers)) => return Poll::Ready(Ok(Part::Trailers(trailers.clone()))),
-            State::Open => {}
-        }
-        let frame = match self.ahead.take() {
-            Some(frame) => Some(frame),
-            None => ready!(self.poll_body(cx)),
-        };
-        let Some(frame) = frame else {
-            self.state = State::Ended(None);
-            return Poll::Ready(Ok(Part::End));
+        let frame = match (self.ahead.take(), &self.state) {
+            (Some(frame), _) => frame,
+            (None, State::Ended(None)) => return Poll::Ready(Ok(Part::End)),
+            (None, State::Ended(Some(trailers))) => return Poll::Ready(Ok(Part::Trailers(trailers.clone()))),
+            (None, State::Open) => match ready!(self.poll_body(cx)) {
+                Some(frame) => frame,
+                None => {
+                    self.state = State::Ended(None);
+                    return Poll::Ready(Ok(Part::End));
+                }
+            },
         };
         let bytes = match frame.map(http_body::Frame::into_data) {
             Err(error) => return Poll::Ready(Err(error)),
@@ -179,7 +186,9 @@ where
         };
         self.kept.push(&bytes, self.cap);
         self.replayed = self.kept.len();
-        self.look_ahead(cx);
+        if self.state == State::Open {
+            self.look_ahead(cx);
+        }
         Poll::Ready(Ok(Part::Data { bytes, last: self.state == State::Ended(None) }))
     }
 
@@ -265,7 +274,7 @@ mod tests {
     }
 
     fn next<B: Body<Error = Infallible> + Unpin>(upload: &mut Upload<B>) -> Part {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         match upload.poll_part(&mut cx) {
             Poll::Ready(Ok(part)) => part,
             other => panic!("{other:?}"),
@@ -325,6 +334,35 @@ mod tests {
         assert_eq!(next(&mut upload), part("bbb", false));
         assert!(!upload.can_replay());
         assert_eq!(next(&mut upload), part("ccc", true));
+    }
+
+    #[test]
+    fn a_body_in_memory_is_known_to_be_whole_and_how_long_it_is() {
+        let mut full = Upload::new(http_body_util::Full::new(Bytes::from_static(b"abc")), 10);
+        for is_again in [false, true] {
+            assert_eq!(
+                (full.is_whole(), full.size_hint().exact(), full.is_empty()),
+                (true, Some(3), false),
+                "{is_again}"
+            );
+            assert_eq!(next(&mut full), part("abc", true));
+            full.rewind();
+        }
+        let mut open = upload(vec![data("a"), data("b")], 10);
+        assert!(!open.is_whole());
+        assert_eq!(next(&mut open), part("a", false));
+        assert_eq!(next(&mut open), part("b", true));
+        assert!(open.is_whole());
+    }
+
+    #[test]
+    fn who_asks_is_told_when_the_caller_has_given_everything() {
+        let mut upload = upload(vec![data("a"), data("b")], 10);
+        let activity = Activity::now();
+        upload.tell(activity.clone());
+        assert_eq!((next(&mut upload), activity.completed()), (part("a", false), None));
+        assert_eq!(next(&mut upload), part("b", true));
+        assert!(activity.completed().is_some());
     }
 
     #[test]

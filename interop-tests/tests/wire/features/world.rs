@@ -16,16 +16,17 @@ use crate::mesh::applied;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Request, Version, header};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use interop_tests::backend::Backend;
-use mesh_client::{ChannelBuilder, EndpointReport, EndpointState, MeshChannel, testing::TestMesh};
+use mesh_client::{ChannelBuilder, EndpointReport, EndpointState, MeshChannel, WaitForReady, testing::TestMesh};
 use mesh_xds::{
     ResourceState,
     control_plane::Resources,
     resource::{IgnoredField, Kind},
 };
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 use tokio::time;
 use tower_service::Service;
 
@@ -200,6 +201,9 @@ pub(crate) struct Call {
     grpc: bool,
     version: Version,
     headers: HeaderMap,
+    /// Seconds until a body of two pieces has its second one.
+    pause: Option<u64>,
+    waits: bool,
 }
 
 /// A unary gRPC call.
@@ -208,12 +212,19 @@ pub(crate) fn grpc() -> Call {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    Call { uri, grpc: true, version: Version::HTTP_2, headers }
+    Call { uri, grpc: true, version: Version::HTTP_2, headers, pause: None, waits: false }
 }
 
 /// An HTTP GET.
 pub(crate) fn get(uri: &str) -> Call {
-    Call { uri: uri.to_owned(), grpc: false, version: Version::HTTP_11, headers: HeaderMap::new() }
+    Call {
+        uri: uri.to_owned(),
+        grpc: false,
+        version: Version::HTTP_11,
+        headers: HeaderMap::new(),
+        pause: None,
+        waits: false,
+    }
 }
 
 impl Call {
@@ -226,11 +237,36 @@ impl Call {
         Self { version, ..self }
     }
 
-    pub(crate) async fn on(self, channel: &MeshChannel) -> Answer {
+    /// Waits for an endpoint until its deadline.
+    pub(crate) fn waits_for_ready(self) -> Self {
+        Self { waits: true, ..self }
+    }
+
+    /// Sends the end of its body so many seconds after the begin.
+    pub(crate) fn uploads_for(self, seconds: u64) -> Self {
+        Self { pause: Some(seconds), ..self }
+    }
+
+    fn body(&self) -> BoxBody<Bytes, Infallible> {
         // A message without fields: not compressed, of length 0.
-        let body = if self.grpc { Bytes::from_static(&[0; 5]) } else { Bytes::new() };
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = if self.grpc { http::Method::POST } else { http::Method::GET };
+        let whole = if self.grpc { Bytes::from_static(&[0; 5]) } else { Bytes::new() };
+        let Some(seconds) = self.pause else { return Full::new(whole).boxed() };
+        let begin = if self.grpc { Bytes::from_static(&[0; 2]) } else { Bytes::from_static(b"be") };
+        let end = if self.grpc { Bytes::from_static(&[0; 3]) } else { Bytes::from_static(b"gin") };
+        let later = async move {
+            time::sleep(Duration::from_secs(seconds)).await;
+            Ok(Frame::data(end))
+        };
+        BoxBody::new(StreamBody::new(stream::iter([Ok(Frame::data(begin))]).chain(stream::once(Box::pin(later)))))
+    }
+
+    pub(crate) async fn on(self, channel: &MeshChannel) -> Answer {
+        let mut request = Request::new(self.body());
+        if self.waits {
+            request.extensions_mut().insert(WaitForReady);
+        }
+        let is_post = self.grpc || self.pause.is_some();
+        *request.method_mut() = if is_post { http::Method::POST } else { http::Method::GET };
         *request.uri_mut() = self.uri.parse().map_err(|error| format!("{}: {error}", self.uri))?;
         *request.version_mut() = self.version;
         *request.headers_mut() = self.headers;

@@ -1,0 +1,161 @@
+//! One call's time: what its application and its route allow, running, and what its server is told.
+//!
+//! It does NOT know attempts: theirs is part of the call's.
+
+use super::{Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit, own_limit, until};
+use crate::{
+    error::{Cause, ReplyForm},
+    idle::{Idle, moving},
+    upload::{Activity, Upload},
+};
+use http::HeaderMap;
+use http_body::Body;
+use std::{fmt, time::Duration};
+use tokio::time::Instant;
+
+/// The time of one call.
+#[derive(Debug)]
+pub(crate) struct CallTime {
+    started: Instant,
+    form: ReplyForm,
+    /// The application's own limit.
+    own: Option<Duration>,
+    /// What `grpc-timeout` says now.
+    told: Option<Duration>,
+    deadline: Option<Deadline>,
+    idle: Option<Idle>,
+    /// Only where a timer asks.
+    activity: Option<Activity>,
+}
+
+impl CallTime {
+    /// Until a route adds its own limit, the caller's holds: it covers the wait for configuration, too.
+    pub(crate) fn begin(form: ReplyForm, headers: &HeaderMap) -> Self {
+        let started = Instant::now();
+        let own = if form == ReplyForm::Grpc { own_limit(headers) } else { None };
+        let deadline = own.map(|limit| Deadline::new(started, limit));
+        Self { started, form, own, told: own, deadline, idle: None, activity: None }
+    }
+
+    /// From now on, what this route says. What it says of time counts from the call's start.
+    pub(crate) fn obey<B>(&mut self, limits: &Limits, idle_timeout: Option<Duration>, upload: &mut Option<Upload<B>>)
+    where
+        B: Body + Unpin,
+        B::Error: fmt::Display,
+    {
+        let (whole, after_request) = match self.form {
+            ReplyForm::Grpc => (limit(self.own, limits), None),
+            ReplyForm::Http => (limits.http_stream(), limits.http()),
+        };
+        if (whole, after_request) != self.deadline.as_ref().map_or((None, None), Deadline::limits) {
+            self.deadline = self.deadline(self.started, whole, after_request, upload);
+        }
+        if idle_timeout != self.idle.as_ref().map(Idle::limit) {
+            self.idle = idle_timeout.map(|limit| Idle::new(limit, self.activity(upload)));
+        }
+    }
+
+    /// The time of an attempt that begins now: Envoy's `per_try_timeout`, which waits for the end of the request, as
+    /// `timeout` does.
+    pub(crate) fn of_attempt<B>(&mut self, limit: Option<Duration>, upload: &mut Option<Upload<B>>) -> Option<Deadline>
+    where
+        B: Body + Unpin,
+        B::Error: fmt::Display,
+    {
+        limit.and_then(|limit| self.deadline(Instant::now(), None, Some(limit), upload))
+    }
+
+    /// How long an attempt that begins now may pause.
+    pub(crate) fn pauses_of_attempt<B>(
+        &mut self,
+        limit: Option<Duration>,
+        upload: &mut Option<Upload<B>>,
+    ) -> Option<Idle>
+    where
+        B: Body + Unpin,
+        B::Error: fmt::Display,
+    {
+        limit.map(|limit| Idle::of_attempt(limit, self.activity(upload)))
+    }
+
+    fn deadline<B>(
+        &mut self,
+        started: Instant,
+        whole: Option<Duration>,
+        after_request: Option<Duration>,
+        upload: &mut Option<Upload<B>>,
+    ) -> Option<Deadline>
+    where
+        B: Body + Unpin,
+        B::Error: fmt::Display,
+    {
+        // A gRPC call's own time begins with it, whatever its request does.
+        let asks = after_request.is_some() || (self.form == ReplyForm::Http && whole.is_some());
+        let is_open = asks && !upload.as_mut().is_none_or(Upload::is_whole);
+        let activity = is_open.then(|| self.activity(upload));
+        match (after_request, activity) {
+            (Some(after), Some(activity)) => Some(Deadline::after_request(started, after, activity, whole)),
+            // The request is complete, so that both begin now.
+            (after, _) => whole.into_iter().chain(after).min().map(|limit| Deadline::new(started, limit)),
+        }
+    }
+
+    fn activity<B>(&mut self, upload: &mut Option<Upload<B>>) -> Activity
+    where
+        B: Body + Unpin,
+        B::Error: fmt::Display,
+    {
+        let activity = self.activity.get_or_insert_with(|| {
+            let activity = Activity::now();
+            match upload {
+                Some(upload) => upload.tell(activity.clone()),
+                None => activity.complete(),
+            }
+            activity
+        });
+        activity.clone()
+    }
+
+    /// Something came back.
+    pub(crate) fn touch(&self) {
+        if let Some(activity) = &self.activity {
+            activity.touch();
+        }
+    }
+
+    /// Runs `work` as long as there is time.
+    pub(crate) async fn within<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cause> {
+        match until(&mut self.deadline, moving(&mut self.idle, work)).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(after)) => Err(self.late(|| Cause::IdleTimeout { after, endpoint: None }, after)),
+            Err(after) => Err(self.late(|| Cause::DeadlineExceeded { after, waiting_for: None }, after)),
+        }
+    }
+
+    /// Whose fault it is: that of a caller who has not given everything is HTTP's 408.
+    fn late(&self, cause: impl FnOnce() -> Cause, after: Duration) -> Cause {
+        let is_open = self.activity.as_ref().is_some_and(|activity| activity.completed().is_none());
+        if self.form == ReplyForm::Http && is_open { Cause::RequestTimeout { after } } else { cause() }
+    }
+
+    /// Tells the server of a gRPC call what is left for it: of the call's time, or of the attempt's.
+    pub(crate) fn tell(&mut self, headers: &mut HeaderMap, attempt: Option<Duration>) {
+        if self.form == ReplyForm::Http {
+            return;
+        }
+        let left = self.deadline.as_ref().and_then(Deadline::to_tell).into_iter().chain(attempt).min();
+        if left == self.told {
+            return;
+        }
+        match left {
+            Some(left) => headers.insert(GRPC_TIMEOUT, grpc_timeout(left)),
+            None => headers.remove(GRPC_TIMEOUT),
+        };
+        self.told = left;
+    }
+
+    /// What goes on running while the response is read.
+    pub(crate) fn into_rest(self) -> (Option<Deadline>, Option<Idle>) {
+        (self.deadline, self.idle)
+    }
+}
