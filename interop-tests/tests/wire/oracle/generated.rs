@@ -4,7 +4,7 @@
 
 use super::{
     case::{Backoff, Call, Case, Upstream, grpc, http},
-    corners::outliers,
+    corners::{outliers, priorities},
     script::{Act, Answer, Grpc},
 };
 use fastrand::Rng;
@@ -25,6 +25,7 @@ const FEATURES: &[(&str, Make)] = &[
     ("try-timeout", try_timeout),
     ("back-off", back_off),
     ("fault", fault),
+    ("retry-priority", retry_priority),
     ("breaker", breaker),
     ("outlier", outlier),
 ];
@@ -164,6 +165,17 @@ fn retry_grpc(dice: &mut Rng, name: String) -> Case {
     let retries = dice.u32(1..8);
     let route = json!({ "retry_policy": policy(dice, &conditions, retries) });
     Case::new(name, [grpc(acts)]).route(route).endpoints(dice.usize(1..5))
+}
+
+/// Several priorities whose endpoints all fail for a while.
+fn retry_priority(dice: &mut Rng, name: String) -> Case {
+    let is_grpc = dice.bool();
+    let failure = if is_grpc { Answer::grpc(Grpc::TrailersOnly(14)) } else { Answer::status(503) };
+    let mut acts = vec![failure.after(0); dice.usize(1..9)];
+    acts.push(success(is_grpc).after(0));
+    let (retries, every) = (dice.u32(1..9), dice.u32(1..4));
+    let counts = any(dice, &[&[1, 1][..], &[2, 1], &[3, 1], &[1, 1, 1], &[2, 1, 1], &[1, 1, 1, 1]]);
+    priorities::case(name, call(is_grpc, acts), retries, every, counts)
 }
 
 /// A limit for each attempt, with one for the call, and a backend that wakes up late or never.

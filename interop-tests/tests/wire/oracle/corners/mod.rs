@@ -7,6 +7,7 @@ mod failures;
 mod faults;
 mod limits;
 pub(super) mod outliers;
+pub(super) mod priorities;
 mod retries;
 
 use super::{
@@ -21,6 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
         failures::failures(),
         failures::turns(),
         retries::retries(),
+        priorities::priorities(),
         faults::faults(),
         breakers::breakers(),
         outliers::outliers(),

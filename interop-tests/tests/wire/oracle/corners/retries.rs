@@ -22,10 +22,6 @@ pub(super) fn retries() -> Vec<Case> {
         } }],
         "host_selection_retry_max_attempts": 10,
     });
-    let previous_priorities = json!({ "retry_priority": { "name": "previous_priorities", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-        "update_frequency": 1,
-    } } });
     let retry_after = json!({ "rate_limited_retry_back_off": {
         "reset_headers": [{ "name": "retry-after", "format": "SECONDS" }],
     } });
@@ -106,10 +102,6 @@ pub(super) fn retries() -> Vec<Case> {
         Case::new("retry-http-more-than-hosts", [http(fails(3, ok()))])
             .route(policy_with("5xx", 3, previous_hosts))
             .endpoints(2),
-        Case::new("retry-http-priorities", [http(fails(3, ok()))])
-            .route(policy_with("5xx", 3, previous_priorities))
-            .endpoints(2)
-            .priority([2, 3]),
         Case::new("retry-http-retry-after", [http([Answer::status(503).header("retry-after", 1).after(0), ok()])])
             .route(policy_with("5xx", 1, retry_after.clone())),
         Case::new("retry-http-retry-after-0", [http([Answer::status(503).header("retry-after", 0).after(0), ok()])])
