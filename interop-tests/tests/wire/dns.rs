@@ -1,8 +1,8 @@
 //! Clusters whose endpoints are looked up by DNS, over the wire: LOGICAL_DNS as gRPC has it (A37), STRICT_DNS as Envoy
 //! has it, and STATIC beside them.
 //!
-//! Names are looked up by a resolver that a test holds, so that no test depends on what the machine knows. When they are
-//! looked up again is tested with a paused clock in `mesh-xds`.
+//! Names are looked up by a resolver that a test holds, so that no test depends on what the machine knows, and none waits
+//! for the 30 s that others leave a name alone. When they are looked up again is tested with a paused clock in `mesh-xds`.
 
 use crate::{
     mesh::unary,
@@ -34,6 +34,7 @@ use tokio::task::JoinHandle;
 struct Names {
     addresses: Arc<Mutex<BTreeMap<String, Vec<SocketAddr>>>>,
     lookups: Arc<AtomicUsize>,
+    min_time_between: Duration,
 }
 
 impl Names {
@@ -62,6 +63,10 @@ impl Resolve for Names {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         let found = self.addresses.lock().expect("no panic").get(host).cloned();
         Box::pin(async move { found.map(Resolved::from).ok_or_else(|| io::Error::other("no such host")) })
+    }
+
+    fn min_time_between(&self) -> Duration {
+        self.min_time_between
     }
 }
 
@@ -221,6 +226,22 @@ async fn another_answer() {
     world.turns_to("c").await;
     load.end().await;
     assert_eq!((b.counters().connections, c.counters().connections), (1, 1));
+}
+
+/// "When re-resolution is requested": an endpoint whose connection is lost, and whose dial fails, has its name looked up
+/// again, and nothing else has it (A61, A74).
+#[tokio::test]
+async fn an_endpoint_that_fails() {
+    let [mut b, c] = backends(["b", "c"]).await;
+    let [at_b, at_c] = addresses([&b, &c]);
+    let world = World::start(&cluster("a", "type: LOGICAL_DNS", "db"), names(&[("db", &[at_b])]));
+    world.turns_to("b").await;
+    world.names.set("db", &[at_c]);
+    assert_eq!(world.counts().await, BTreeMap::from([("b".to_owned(), 60)]));
+    assert_eq!(world.names.lookups.load(Ordering::SeqCst), 1);
+    b.stop().await;
+    within("c", async { while unary(&world.channel).await.ok().as_deref() != Some("c") {} }).await;
+    assert_eq!(c.counters().connections, 1);
 }
 
 /// Without an answer there is no endpoint, and callers are told why; it heals by itself.

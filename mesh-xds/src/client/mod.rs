@@ -277,8 +277,8 @@ impl fmt::Debug for WeakClient {
 pub struct NameFailures(Option<mpsc::WeakUnboundedSender<Command>>);
 
 impl NameFailures {
-    /// An endpoint behind this name cannot be reached, or was lost: the name is looked up again, no sooner than 30 s after
-    /// the last answer, as gRPC's resolver does.
+    /// An endpoint behind this name cannot be reached, or was lost: the name is looked up again, no sooner after the
+    /// last answer than [`Resolve::min_time_between`](crate::Resolve::min_time_between) says, as gRPC's resolver does.
     pub fn report(&self, name: &DnsName) {
         if let Some(commands) = self.0.as_ref().and_then(mpsc::WeakUnboundedSender::upgrade) {
             // A driver that is gone looks nothing up.

@@ -42,7 +42,16 @@ pub trait Resolve: fmt::Debug + Send + Sync + 'static {
     /// Starts to look up every address of `host`, of both families; those that a cluster does not want are left out
     /// later. It is asked again as the cluster says; after 10 s without an answer the lookup has failed.
     fn resolve(&self, host: &str, port: u16) -> Lookup;
+
+    /// How soon after an answer a name may be looked up again because the endpoint behind it fails: 30 s, unless the
+    /// resolver says otherwise, so that servers of DNS are not asked by every connection that is lost.
+    fn min_time_between(&self) -> Duration {
+        MIN_TIME_BETWEEN
+    }
 }
+
+/// "GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS: default 30 s" (gRPC).
+const MIN_TIME_BETWEEN: Duration = Duration::from_secs(30);
 
 /// A lookup on its way.
 pub type Lookup = Pin<Box<dyn Future<Output = io::Result<Resolved>> + Send>>;
@@ -89,6 +98,10 @@ impl Resolver {
             (Err(_), Some(resolver)) => resolver.resolve(&name.host, name.port),
             (Err(_), None) => SystemResolver.resolve(&name.host, name.port),
         }
+    }
+
+    fn min_time_between(&self) -> Duration {
+        self.0.as_ref().map_or(MIN_TIME_BETWEEN, |resolver| resolver.min_time_between())
     }
 }
 

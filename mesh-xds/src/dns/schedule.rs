@@ -1,7 +1,7 @@
 //! When each name is looked up, without a clock: what happened, and when, is passed in.
 //!
 //! ```text
-//!           watch                 answered                  interval, TTL; an endpoint failed, >= 30 s after
+//!           watch                 answered                  interval, TTL; an endpoint failed, and not too soon
 //!  (none) ────────► Due ─► Looking ────────► Waiting ─────────────────────────────────────────────► Due
 //!                            │ failed                       1 s x1.6 .. 120 s, or as the cluster says
 //!                            └─────────────► Waiting ─────────────────────────────────────────────► Due
@@ -13,10 +13,6 @@ use crate::resource::DnsName;
 use rustc_hash::FxHashMap;
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
-
-/// "GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS: default 30 s" (gRPC): how soon after an answer endpoints that fail may
-/// have the name looked up again.
-const MIN_BETWEEN: Duration = Duration::from_secs(30);
 
 /// The least that a TTL counts for, as in Envoy: a name with TTL 0 must not make a hot loop.
 const MIN_TTL: Duration = Duration::from_secs(1);
@@ -31,6 +27,8 @@ pub(crate) struct Schedule {
     names: FxHashMap<DnsName, State>,
     /// Those that wait, by when they are due.
     due: BTreeSet<(Instant, DnsName)>,
+    /// How soon after an answer endpoints that fail may have the name looked up again.
+    min_between: Duration,
 }
 
 #[derive(Debug)]
@@ -49,6 +47,10 @@ enum Phase {
 }
 
 impl Schedule {
+    pub(crate) fn new(min_between: Duration) -> Self {
+        Self { min_between, ..Self::default() }
+    }
+
     // (none) => Due
     pub(crate) fn watch(&mut self, name: DnsName, now: Instant) {
         if !self.names.contains_key(&name) {
@@ -104,7 +106,7 @@ impl Schedule {
         let Phase::Waiting(until) = state.phase else { return };
         // A lookup that failed is repeated on its own curve.
         let Some(answered) = state.answered.filter(|_| state.failures == 0) else { return };
-        let soon = now.max(answered + MIN_BETWEEN);
+        let soon = now.max(answered + self.min_between);
         if until.is_none_or(|until| soon < until) {
             if let Some(until) = until {
                 self.due.remove(&(until, name.clone()));
@@ -151,7 +153,7 @@ mod tests {
 
     /// A schedule with one name, which is being looked up.
     fn looking(name: &DnsName, now: Instant) -> Schedule {
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(30 * SECOND);
         schedule.watch(name.clone(), now);
         assert_eq!(schedule.start(now, 9), std::slice::from_ref(name));
         assert_eq!(schedule.next_deadline(), None);
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_fails_has_its_name_looked_up_no_sooner_than_30_s_after_the_last_answer() {
+    fn an_endpoint_that_fails_has_its_name_looked_up_no_sooner_than_the_resolver_wants_after_the_last_answer() {
         let now = Instant::now();
         let name = name(None, false);
         let mut schedule = looking(&name, now);
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn no_more_are_started_than_there_is_room_for_and_what_is_not_needed_never_is() {
         let now = Instant::now();
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(30 * SECOND);
         let named = |host: &str| DnsName { host: host.into(), ..name(Some(5), false) };
         for host in ["a", "b", "c"] {
             schedule.watch(named(host), now);

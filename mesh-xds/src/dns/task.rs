@@ -109,7 +109,7 @@ impl Drop for Task {
 type Done = (DnsName, io::Result<Resolved>);
 
 async fn run(resolver: Resolver, mut inbox: mpsc::UnboundedReceiver<Command>, answers: mpsc::Sender<Answered>) {
-    let mut schedule = Schedule::default();
+    let mut schedule = Schedule::new(resolver.min_time_between());
     let mut lookups: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>> = FuturesUnordered::new();
     loop {
         for name in schedule.start(Instant::now(), MAX_LOOKUPS - lookups.len()) {
