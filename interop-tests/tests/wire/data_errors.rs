@@ -5,7 +5,7 @@
 //! event                            nothing cached   cached          cached, fail_on_data_errors
 //! stream failed before a response  calls fail       calls go on     calls go on
 //! client NACK                      calls fail       calls go on     calls fail
-//! LDS or CDS omission              n/a              calls go on     calls fail
+//! LDS or CDS omission; removal     n/a              calls go on     calls fail
 //! NOT_FOUND, PERMISSION_DENIED     calls fail       calls go on     calls fail
 //! another code                     calls fail       calls go on     calls go on
 //! timer                            calls fail, NOT_FOUND or TIMEOUT
@@ -57,14 +57,19 @@ enum Event {
 const EVENTS: [Event; 6] =
     [Event::Unreachable, Event::Invalid, Event::Omitted, Event::Reported(5), Event::Reported(7), Event::Reported(14)];
 
-/// A column of the table. A53's feature is a no-op, with or without the other.
-const COLUMNS: [(bool, &[&str]); 5] = [
+/// A column of the table, and the same in delta. A53's feature is a no-op, with or without the other.
+const COLUMNS: [(bool, &[&str]); 8] = [
     (false, &[]),
     (true, &[]),
     (true, &["ignore_resource_deletion"]),
     (true, &["fail_on_data_errors"]),
     (true, &["fail_on_data_errors", "ignore_resource_deletion"]),
+    (false, &[DELTA]),
+    (true, &[DELTA]),
+    (true, &[DELTA, "fail_on_data_errors"]),
 ];
+
+const DELTA: &str = "delta_ads";
 
 /// Of the resources of "echo".
 fn name(kind: Kind) -> &'static str {
@@ -122,9 +127,10 @@ impl Event {
         }
     }
 
-    /// "Absent in LDS/CDS = gone; absent in EDS/RDS = unchanged", and what never came is not gone.
-    fn is_possible(self, kind: Kind, cached: bool) -> bool {
-        self != Self::Omitted || (cached && matches!(kind, Kind::Listener | Kind::Cluster))
+    /// "Absent in LDS/CDS = gone; absent in EDS/RDS = unchanged", where it is not said in so many words; and what never
+    /// came is not gone.
+    fn is_possible(self, kind: Kind, cached: bool, in_delta: bool) -> bool {
+        self != Self::Omitted || (cached && (in_delta || matches!(kind, Kind::Listener | Kind::Cluster)))
     }
 }
 
@@ -164,7 +170,10 @@ impl Cell {
                 error_detail: Some(rpc::Status { code, message: "reported".to_owned(), details: Vec::new() }),
             }),
         }
-        let nonce = self.stream.send(response);
+        let nonce = match event {
+            Event::Omitted => self.stream.remove(self.kind, name(self.kind)),
+            _ => self.stream.send(response),
+        };
         let verdict = self.stream.verdict(self.kind, &nonce).await.expect("answered");
         assert_eq!(verdict.error_detail.is_some(), event == Event::Invalid, "{:?}", verdict.error_detail);
     }
@@ -227,7 +236,7 @@ async fn each_cell_of_a88s_table_does_what_it_says() {
     for kind in Kind::ALL {
         for event in EVENTS {
             for (cached, features) in COLUMNS {
-                if event.is_possible(kind, cached) {
+                if event.is_possible(kind, cached, features.contains(&DELTA)) {
                     let (fatal, backend) =
                         (event.is_fatal(cached, features.contains(&"fail_on_data_errors")), a.address());
                     cells.spawn(async move {
@@ -237,7 +246,7 @@ async fn each_cell_of_a88s_table_does_what_it_says() {
             }
         }
     }
-    assert!(cells.len() > 80, "{} cells", cells.len());
+    assert!(cells.len() > 150, "{} cells", cells.len());
     while let Some(cell) = cells.join_next().await {
         cell.expect("the cell holds");
     }

@@ -160,3 +160,33 @@ fn json(value: &serde_json::Value) -> protobuf::Value {
     };
     protobuf::Value { kind: Some(kind) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use envoy_types::pb::envoy::service::discovery::v3::ResourceName;
+
+    /// What delta can say besides resources, in one frame: names are made canonical wherever they stand.
+    #[test]
+    fn a_delta_frame_tells_of_removals_in_either_spelling_and_of_errors() {
+        let named = |name: &str| ResourceName { name: name.to_owned(), ..ResourceName::default() };
+        let error = |name, code| ResourceError {
+            resource_name: name,
+            error_detail: Some(rpc::Status { code, message: "why".to_owned(), details: Vec::new() }),
+        };
+        let frame = DeltaDiscoveryResponse {
+            removed_resources: vec!["a".to_owned(), "xdstp://x/t/b?k=2&a=1".to_owned()],
+            removed_resource_names: vec![named("xdstp://x/t/c?k=2&a=1")],
+            // One that names nothing is about nothing.
+            resource_errors: vec![error(Some(named("xdstp://x/t/d?k=2&a=1")), 7), error(None, 5)],
+            resources: vec![Resource { name: "e".to_owned(), ..Resource::default() }],
+            nonce: "n".to_owned(),
+            ..DeltaDiscoveryResponse::default()
+        };
+        let frame = Frame::delta(frame.encode_to_vec().into()).expect("well-formed");
+        assert_eq!(frame.removed, ["a", "xdstp://x/t/b?a=1&k=2", "xdstp://x/t/c?a=1&k=2"]);
+        let expected = ReportedError { name: "xdstp://x/t/d?a=1&k=2".to_owned(), code: 7, message: "why".to_owned() };
+        assert_eq!(frame.errors, [expected]);
+        assert_eq!((frame.resources().len(), &*frame.nonce), (1, "n"));
+    }
+}

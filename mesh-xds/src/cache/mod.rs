@@ -213,13 +213,13 @@ impl Cache {
     /// The server reported an error for a subscribed resource.
     pub(crate) fn reported(&mut self, kind: Kind, error: &ReportedError, said: &Said) -> Change {
         // "TP3 NOT_FOUND / PERMISSION_DENIED: .. drop cache; TP3 other code: .. ambient" - A88.
-        let droppable = if matches!(error.code, NOT_FOUND | 7) { Droppable::Yes } else { Droppable::No };
+        let droppable = if error.is_not_found() || error.code == 7 { Droppable::Yes } else { Droppable::No };
         let text = format_args!("the control plane reports code {}: {}", error.code, error.message);
         // "Set the cache entry's status to `RECEIVED_ERROR`", whatever the code is - A88.
         let attempt = Attempt::without_resource(said);
         let change = self.failed(kind, &error.name, State::ReceivedError, droppable, &text, attempt);
         // But a value that is kept although the server does not have it, is one that it deleted.
-        if let Some(entry) = self.entries.of(kind).get_mut(&*error.name).filter(|_| error.code == NOT_FOUND) {
+        if let Some(entry) = self.entries.of(kind).get_mut(&*error.name).filter(|_| error.is_not_found()) {
             entry.deleted = entry.value.is_some();
         }
         change
@@ -325,9 +325,6 @@ impl Cache {
         Change { visible: news || dropped, new_error: news.then_some(text), newly_ignored: Vec::new() }
     }
 }
-
-/// Of `google.rpc.Code`.
-const NOT_FOUND: i32 = 5;
 
 /// Whether `fail_on_data_errors` makes an error drop the value.
 #[derive(Clone, Copy, PartialEq)]

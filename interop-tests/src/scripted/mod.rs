@@ -1,8 +1,9 @@
 //! An ADS server whose every word is the test's.
 //!
 //! The embedded control plane obeys the protocol even when it misbehaves. This one says what that would never say: it
-//! refuses with any code, reports errors of single resources, answers and leaves, or says good-bye first. It does NOT
-//! remember what was subscribed.
+//! refuses with any code, reports errors of single resources, answers and leaves, or says good-bye first. Scripts are
+//! written in the words of state of the world; to a client that speaks delta they are said in its own (`delta`). It does
+//! NOT remember what it answered.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -21,6 +22,10 @@
 //! # }
 //! ```
 
+mod delta;
+
+use delta::Subscriptions;
+use futures_util::{StreamExt, stream::BoxStream};
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -69,21 +74,37 @@ pub struct ScriptedServer {
 #[derive(Debug)]
 pub struct Call {
     metadata: MetadataMap,
-    requests: Streaming<DiscoveryRequest>,
+    requests: Requests,
     verdict: oneshot::Sender<std::result::Result<Responses, Status>>,
 }
 
 /// An open stream.
 #[derive(Debug)]
 pub struct ScriptedStream {
-    requests: Streaming<DiscoveryRequest>,
+    requests: Requests,
     /// Requests that a step for another type has passed over.
     passed: VecDeque<DiscoveryRequest>,
-    responses: mpsc::UnboundedSender<std::result::Result<DiscoveryResponse, Status>>,
+    responses: mpsc::UnboundedSender<std::result::Result<Said, Status>>,
     answers: u64,
 }
 
-type Responses = UnboundedReceiverStream<std::result::Result<DiscoveryResponse, Status>>;
+/// What the client says, in either variant.
+#[derive(Debug)]
+enum Requests {
+    Sotw(Streaming<DiscoveryRequest>),
+    Delta(Streaming<DeltaDiscoveryRequest>, Subscriptions),
+}
+
+/// What the script says.
+#[derive(Debug)]
+struct Said {
+    response: DiscoveryResponse,
+    /// In state of the world, what is not in the response.
+    removed: Vec<String>,
+}
+
+type Responses = UnboundedReceiverStream<std::result::Result<Said, Status>>;
+type Answers<T> = BoxStream<'static, std::result::Result<T, Status>>;
 
 impl ScriptedServer {
     /// Listens on a free port of 127.0.0.1.
@@ -191,7 +212,7 @@ impl ScriptedStream {
     }
 
     async fn read(&mut self) -> Result<DiscoveryRequest> {
-        let request = bounded("a request", self.requests.message()).await?;
+        let request = bounded("a request", self.requests.next()).await?;
         let request = request.map_err(|status| Error::other(status.to_string()))?;
         request.ok_or_else(|| Error::new(ErrorKind::UnexpectedEof, "the client ended the stream"))
     }
@@ -203,10 +224,20 @@ impl ScriptedStream {
 
     /// The same with any response, whose version and nonce are filled in. Returns the nonce.
     pub fn send(&mut self, response: DiscoveryResponse) -> String {
+        self.say(response, Vec::new())
+    }
+
+    /// Says that a resource is not there: by a response without any, or, in delta, in so many words. Returns the nonce.
+    pub fn remove(&mut self, kind: Kind, name: &str) -> String {
+        let response = DiscoveryResponse { type_url: kind.type_url().to_owned(), ..DiscoveryResponse::default() };
+        self.say(response, vec![name.to_owned()])
+    }
+
+    fn say(&mut self, response: DiscoveryResponse, removed: Vec<String>) -> String {
         self.answers += 1;
         let nonce = self.answers.to_string();
         let response = DiscoveryResponse { version_info: nonce.clone(), nonce: nonce.clone(), ..response };
-        let _ = self.responses.send(Ok(response));
+        let _ = self.responses.send(Ok(Said { response, removed }));
         nonce
     }
 
@@ -231,32 +262,52 @@ impl ScriptedStream {
     }
 }
 
+impl Requests {
+    async fn next(&mut self) -> std::result::Result<Option<DiscoveryRequest>, Status> {
+        match self {
+            Self::Sotw(requests) => requests.message().await,
+            Self::Delta(requests, subscriptions) => {
+                Ok(requests.message().await?.map(|request| subscriptions.in_words_of_sotw(request)))
+            }
+        }
+    }
+}
+
 // === Server ===
 
 #[derive(Clone, Debug)]
 struct Ads(mpsc::UnboundedSender<Call>);
 
+impl Ads {
+    /// Waits for what the script wants done with a call.
+    async fn called(&self, metadata: MetadataMap, requests: Requests) -> std::result::Result<Responses, Status> {
+        let (verdict, decided) = oneshot::channel();
+        self.0.send(Call { metadata, requests, verdict }).map_err(|_| Status::unavailable("the test is over"))?;
+        decided.await.map_err(|_| Status::unavailable("the test is over"))?
+    }
+}
+
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
-    type StreamAggregatedResourcesStream = Responses;
-    type DeltaAggregatedResourcesStream = UnboundedReceiverStream<std::result::Result<DeltaDiscoveryResponse, Status>>;
+    type StreamAggregatedResourcesStream = Answers<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
-    ) -> std::result::Result<Response<Responses>, Status> {
-        let (verdict, decided) = oneshot::channel();
+    ) -> std::result::Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let (metadata, _, requests) = request.into_parts();
-        let over = |_| Status::unavailable("the test is over");
-        self.0.send(Call { metadata, requests, verdict }).map_err(|_| Status::unavailable("the test is over"))?;
-        decided.await.map_err(over)?.map(Response::new)
+        let responses = self.called(metadata, Requests::Sotw(requests)).await?;
+        Ok(Response::new(responses.map(|said| said.map(|said| said.response)).boxed()))
     }
 
     async fn delta_aggregated_resources(
         &self,
-        _: Request<Streaming<DeltaDiscoveryRequest>>,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> std::result::Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("scripts are written for state of the world"))
+        let (metadata, _, requests) = request.into_parts();
+        let responses = self.called(metadata, Requests::Delta(requests, Subscriptions::default())).await?;
+        Ok(Response::new(responses.map(|said| said.map(delta::response)).boxed()))
     }
 }
 
