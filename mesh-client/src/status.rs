@@ -57,7 +57,10 @@ pub struct ClusterStatus {
     pub name: String,
     /// Why it cannot be used, if so.
     pub error: Option<Arc<str>>,
-    /// Calls in flight, as its circuit breaker counts them: of the whole process, and of all leaves of an aggregate.
+    /// Connections, open or being dialled, as its circuit breaker counts them: of the whole process, and of all leaves of
+    /// an aggregate.
+    pub connections: u32,
+    /// Calls in flight, likewise.
     pub active_requests: u32,
     /// Calls that wait for a connection, likewise.
     pub pending_requests: u32,
@@ -100,10 +103,11 @@ impl ChannelStatus {
             Table::ShutDown => without(ChannelState::ShutDown, true),
             Table::Ready(table) => {
                 let cluster = |cluster: &Arc<Cluster>| {
-                    let InUse { requests, pending, retries } = cluster.in_use();
+                    let InUse { connections, requests, pending, retries } = cluster.in_use();
                     ClusterStatus {
                         name: cluster.name().to_string(),
                         error: cluster.config().state.as_ref().err().map(|error| Arc::clone(&error.0)),
+                        connections,
                         active_requests: requests,
                         pending_requests: pending,
                         active_retries: retries,

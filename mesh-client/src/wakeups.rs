@@ -14,7 +14,8 @@ pub(crate) struct Wakeups {
 }
 
 impl Wakeups {
-    /// A future that completes at the next wake-up after this call.
+    /// Waits until `ready` has something. Of those that wait, the first one is woken first; who is woken for nothing, because
+    /// somebody else was faster, is the last one then.
     pub(crate) async fn wait_unless<T>(&self, ready: impl FnMut() -> Option<T>) -> T {
         self.wait(&self.notify, ready).await
     }
@@ -69,9 +70,9 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        // A wake-up that has reached one who gives up is handed on by `Notified`. Who is woken and has no use for what is
+        // free must hand it on itself.
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-        // A wake-up meant for one waiter may have reached this one while it was given up: hand it on.
-        self.0.one();
     }
 }
 
@@ -85,7 +86,36 @@ mod tests {
         },
         time::Duration,
     };
-    use tokio::{task::JoinSet, time::timeout};
+    use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+
+    #[tokio::test]
+    async fn who_waited_longest_is_next_whoever_gives_up() {
+        let (wakeups, free) = (Arc::new(Wakeups::default()), Arc::new(AtomicBool::new(false)));
+        let (sender, mut turns) = mpsc::unbounded_channel();
+        let caller = |number| {
+            let (wakeups, free, sender) = (Arc::clone(&wakeups), Arc::clone(&free), sender.clone());
+            tokio::spawn(async move {
+                wakeups.wait_unless(|| free.swap(false, Ordering::SeqCst).then_some(())).await;
+                sender.send(number).expect("open");
+            })
+        };
+        let callers: Vec<_> = (0..5).map(caller).collect();
+        tokio::task::yield_now().await;
+        callers[1].abort();
+        tokio::task::yield_now().await;
+        let release = || {
+            free.store(true, Ordering::SeqCst);
+            wakeups.one();
+        };
+        release();
+        // It is woken, and gives up before it runs.
+        callers[0].abort();
+        for expected in [2, 3, 4] {
+            assert_eq!(turns.recv().await, Some(expected));
+            release();
+        }
+        assert_eq!(wakeups.waiting(), 0);
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn nobody_sleeps_while_the_one_thing_is_free() {
@@ -104,8 +134,11 @@ mod tests {
         }
         // Callers that give up take no wake-up with them.
         for _ in 0..100 {
-            let given_up = wakeups.wait_unless(|| None::<()>);
-            let _ = timeout(Duration::from_micros(100), given_up).await;
+            let given_up = wakeups.wait_unless(|| free.swap(false, Ordering::SeqCst).then_some(()));
+            if timeout(Duration::from_micros(100), given_up).await.is_ok() {
+                free.store(true, Ordering::SeqCst);
+                wakeups.one();
+            }
         }
         timeout(Duration::from_secs(60), callers.join_all()).await.expect("each has its turns");
         assert_eq!(wakeups.waiting(), 0);

@@ -147,12 +147,12 @@ features! {
 
     without_effect {
         row: "fields of a cluster that have no effect yet are validated and reported",
-        source: "Envoy, `CircuitBreakers.thresholds[].max_connections`, `OutlierDetection.detect_degraded_hosts`",
-        config: "clusters: {a: {outlier_detection: {detect_degraded_hosts: true}, circuit_breakers: {thresholds: [{max_connections: 1}]}}}",
+        source: "Envoy, `CircuitBreakers.thresholds[].max_connection_pools`, `OutlierDetection.detect_degraded_hosts`",
+        config: "clusters: {a: {outlier_detection: {detect_degraded_hosts: true}, circuit_breakers: {thresholds: [{max_connection_pools: 1}]}}}",
         strip: [("/clusters/a/outlier_detection", "")],
         |world| {
             from("a", world.call(grpc()).await)?;
-            for field in ["outlier_detection.detect_degraded_hosts", "circuit_breakers.thresholds[0].max_connections"] {
+            for field in ["outlier_detection.detect_degraded_hosts", "circuit_breakers.thresholds[0].max_connection_pools"] {
                 world.ignores(Kind::Cluster, "a", field)?;
             }
             Ok(())

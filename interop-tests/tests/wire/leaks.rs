@@ -1,4 +1,4 @@
-//! Whatever becomes of calls, nothing of them stays: no stream, permit, retry, fault, task.
+//! Whatever becomes of calls, nothing of them stays: no stream, permit, retry, fault, connection, task.
 //!
 //! Calls of all kinds are made at random, 48 at a time: answered, refused, failed and made again, late, given up by their
 //! caller before or after the headers, cut by a backend that dies. The seed is printed; `MESH_SEED` chooses it. It does NOT
@@ -6,7 +6,7 @@
 
 use crate::{
     faults::FAULTS,
-    features::{SERVICE, World},
+    features::World,
     mesh::soak,
     rig::{until, within},
 };
@@ -28,7 +28,7 @@ http: {http_filters: [
   {name: fault, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault,
      delay: {fixed_delay: 0.002s, percentage: {numerator: 5}}, abort: {http_status: 503, percentage: {numerator: 2}}}},
   {name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}
-clusters: {a: {circuit_breakers: {thresholds: [{max_requests: 32, max_pending_requests: 16, max_retries: 8}]}}}
+clusters: {a: {circuit_breakers: {thresholds: [{max_connections: 8, max_requests: 32, max_pending_requests: 16, max_retries: 8}]}}}
 endpoints: {a: {endpoints: [{locality: {}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}]}]}}
 routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0.02s, idle_timeout: 1s, max_stream_duration: {max_stream_duration: 0.02s},
   retry_policy: {retry_on: 'unavailable,5xx,reset', num_retries: 3, per_try_timeout: 0.01s, retry_back_off: {base_interval: 0.001s},
@@ -39,6 +39,7 @@ routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0.02s, idle_timeout:
 #[derive(Debug)]
 struct Plan {
     request: Request<Full<Bytes>>,
+    http2: bool,
     patience: Option<Duration>,
     reads: bool,
 }
@@ -53,10 +54,13 @@ fn plan(random: &mut Rng) -> Plan {
         8 => Some("hostname=b keep-open"),
         _ => Some("error-code-9"),
     };
-    let mut request = Request::new(Full::new(if grpc {
-        Bytes::from_static(&[0; 5])
-    } else {
-        Bytes::from(vec![0; random.usize(..70_000)])
+    let http2 = grpc || random.bool();
+    let is_held = behavior.is_some_and(|behavior| behavior.ends_with("keep-open"));
+    let mut request = Request::new(Full::new(match random.usize(..70_000) {
+        _ if grpc => Bytes::from_static(&[0; 5]),
+        // A backend that reads no body does not see that an HTTP/1.1 connection was closed.
+        _ if is_held && !http2 => Bytes::new(),
+        size => Bytes::from(vec![0; size]),
     }));
     *request.version_mut() = Version::HTTP_2;
     *request.method_mut() = Method::POST;
@@ -72,10 +76,10 @@ fn plan(random: &mut Rng) -> Plan {
     );
     *request.headers_mut() = headers;
     let patience = (random.u32(..4) == 0).then(|| Duration::from_micros(random.u64(..4_000)));
-    Plan { request, patience, reads: random.u32(..5) > 0 }
+    Plan { request, http2, patience, reads: random.u32(..5) > 0 }
 }
 
-async fn make(mut channel: MeshChannel, Plan { request, patience, reads }: Plan) {
+async fn make(mut channel: MeshChannel, Plan { request, patience, reads, .. }: Plan) {
     let call = async {
         let response = channel.call(request).await.expect("failures are responses");
         if reads {
@@ -88,6 +92,13 @@ async fn make(mut channel: MeshChannel, Plan { request, patience, reads }: Plan)
     }
 }
 
+/// What is in use of the one cluster: connections, calls, calls that wait, retries.
+fn in_use(channel: &MeshChannel) -> [u32; 4] {
+    let status = channel.status();
+    let cluster = status.clusters.first().expect("configured");
+    [cluster.connections, cluster.active_requests, cluster.pending_requests, cluster.active_retries]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stays_of_calls_however_they_end() {
     let _alone = FAULTS.write().await;
@@ -95,18 +106,22 @@ async fn nothing_stays_of_calls_however_they_end() {
     println!("MESH_SEED={seed}");
     let mut random = Rng::with_seed(seed);
     let mut world = World::start(CONFIG, &[]).await;
-    let builder = world.mesh.mesh().channel_builder(&format!("xds:///{SERVICE}")).http_protocol(HttpVersion::Http2);
-    let channel = builder.build().expect("a valid target");
-    channel.ready(Duration::from_secs(20)).await.expect("configured");
-    world.ready("a", 3).await.expect("all three");
+    // One that makes no call, and so no connection, sees what the others have.
+    world.channel = world.channel_builder().connect_timeout(Duration::from_secs(9)).build().expect("a valid target");
+    until("no connection", || world.channel.status().clusters.iter().any(|cluster| cluster.connections == 0)).await;
     let tasks = Handle::current().metrics().num_alive_tasks();
+    let channel = |version| world.channel_builder().http_protocol(version).build().expect("a valid target");
+    let (http1, http2) = (channel(HttpVersion::Http1), channel(HttpVersion::Http2));
+    http2.ready(Duration::from_secs(20)).await.expect("configured");
     let mut calls = JoinSet::new();
     let count = soak(5_000);
     for number in 0..count {
         if calls.len() >= AT_ONCE {
             calls.join_next().await.expect("there are some").expect("no panic");
         }
-        calls.spawn(make(channel.clone(), plan(&mut random)));
+        let plan = plan(&mut random);
+        let channel = if plan.http2 { &http2 } else { &http1 };
+        calls.spawn(make(channel.clone(), plan));
         if number % 1_000 == 999 {
             world.c.kill().await;
             world.c.revive().await.expect("its port");
@@ -115,20 +130,13 @@ async fn nothing_stays_of_calls_however_they_end() {
     while let Some(ended) = calls.join_next().await {
         ended.expect("no panic");
     }
-    until("every gauge at zero", || {
-        let status = channel.status();
-        let idle = status
-            .clusters
-            .iter()
-            .all(|cluster| (cluster.active_requests, cluster.pending_requests, cluster.active_retries) == (0, 0, 0));
-        idle && active_faults() == 0
-    })
-    .await;
+    until("every gauge of calls at zero", || in_use(&world.channel)[1..] == [0; 3] && active_faults() == 0).await;
     let is_over = |backend: &Backend| {
         let seen = backend.counters();
         seen.calls == seen.succeeded + seen.failed + seen.cancelled
     };
     until("no call at a backend", || [&world.a, &world.b, &world.c].into_iter().all(is_over)).await;
-    world.ready("a", 3).await.expect("all three again");
+    drop((http1, http2));
+    until("no connection", || in_use(&world.channel) == [0; 4]).await;
     until("the tasks there were before", || Handle::current().metrics().num_alive_tasks() <= tasks).await;
 }

@@ -12,6 +12,7 @@ mod broken_attempts;
 mod certificates;
 mod circuit_breaking;
 mod clusters;
+mod connection_limits;
 mod control_plane_failures;
 mod credentials;
 mod credentials_among_peers;

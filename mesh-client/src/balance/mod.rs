@@ -1,8 +1,8 @@
 //! Choosing a connection: one synchronous step on the caller's task, from an immutable picker.
 //!
 //! The cluster worker builds a [`Picker`] whenever the set of READY connections of the chosen priority changes; a
-//! connection that was lost since is skipped by an atomic. drops → breaker → locality → endpoint → stream slot, in that
-//! order.
+//! connection that was lost since is skipped by an atomic. drops → breaker → locality → endpoint → stream slot (of
+//! HTTP/1.1 a connection), in that order.
 //! Nothing here knows HTTP, tokio or xDS messages, and nothing here waits.
 
 mod admission;
@@ -13,7 +13,7 @@ pub(crate) use admission::Admission;
 pub(crate) use elsewhere::{Other, OtherPicker, Others, Tried};
 
 use crate::{
-    breaker::Full,
+    breaker::{Breaker, Full},
     chunks::Chunks,
     endpoint::{Connection, Slot},
 };
@@ -202,6 +202,7 @@ impl ReadyPicker {
             Ok(permit) => permit,
             Err(full) => return Picked::CircuitOpen(full),
         };
+        let breaker = admission.map(|admission| &admission.breaker);
         let first = match self.localities.len() {
             1 => 0,
             _ => self.by_weight(draw),
@@ -209,11 +210,11 @@ impl ReadyPicker {
         // The chosen locality, then the others: a connection lost a moment ago must not fail the call.
         let (before, from) = self.localities.split_at(first);
         if tried.avoids_hosts() {
-            let elsewhere = pick_elsewhere(from.iter().chain(before), tried, draw);
+            let elsewhere = pick_elsewhere(from.iter().chain(before), breaker, tried, draw);
             return elsewhere.map_or(Picked::Wait, |slot| Picked::Slot(slot.admitted(permit)));
         }
         for locality in from.iter().chain(before) {
-            if let Some(slot) = locality.pick(draw) {
+            if let Some(slot) = locality.pick(breaker, draw) {
                 return Picked::Slot(slot.admitted(permit));
             }
         }
@@ -235,6 +236,7 @@ impl ReadyPicker {
 /// the only endpoint that failed.
 fn pick_elsewhere<'a>(
     localities: impl Iterator<Item = &'a LocalityPicker>,
+    breaker: Option<&Breaker>,
     tried: &Tried,
     draw: &mut impl FnMut(u32) -> u32,
 ) -> Option<Slot> {
@@ -245,19 +247,20 @@ fn pick_elsewhere<'a>(
             if looks > 0 && tried.has(&connection.endpoint) {
                 looks -= 1;
                 passed_over = passed_over.or(Some((locality, connection)));
-            } else if let Some(slot) = connection.slot() {
+            } else if let Some(slot) = connection.slot(breaker) {
                 return Some(slot.counted(locality.load.as_ref()));
             }
         }
     }
     let (locality, connection) = passed_over?;
-    connection.slot().map(|slot| slot.counted(locality.load.as_ref()))
+    connection.slot(breaker).map(|slot| slot.counted(locality.load.as_ref()))
 }
 
 impl LocalityPicker {
-    fn pick(&self, draw: &mut impl FnMut(u32) -> u32) -> Option<Slot> {
+    fn pick(&self, breaker: Option<&Breaker>, draw: &mut impl FnMut(u32) -> u32) -> Option<Slot> {
         let start = self.turn.next(self.connections.len(), draw);
-        self.connections.iter_from(start).find_map(Connection::slot).map(|slot| slot.counted(self.load.as_ref()))
+        let slot = self.connections.iter_from(start).find_map(|connection| connection.slot(breaker));
+        slot.map(|slot| slot.counted(self.load.as_ref()))
     }
 }
 

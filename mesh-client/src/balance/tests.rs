@@ -165,7 +165,7 @@ fn nothing_ready_is_no_picker() {
 fn tried(connections: &[Arc<Connection>], names: &str, looks: Option<u32>) -> Tried {
     let mut tried = Tried::default();
     for index in names.bytes().map(|name| usize::from(name - b'a')) {
-        tried.add(&connections[index].slot().expect("there is room"), looks, None);
+        tried.add(&connections[index].slot(None).expect("there is room"), looks, None);
     }
     tried
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!  Breaker ──► limits of one configuration
 //!     └──────► Counters ◄── Permit, Waiting, RetryPermit     held by calls, given back when dropped
-//!                 ▲
+//!                 ▲    ◄── ConnectionPermit                  held by connections, from the dial on
+//!                 │
 //!  registry.rs ───┘  one per {cluster, EDS service name} and process
 //! ```
 //!
@@ -28,9 +29,14 @@ use std::{
 /// "default 1024 always enforced" - A32
 const MAX_REQUESTS: u32 = 1024;
 
+/// gRPC has no such limit: "If not specified, the default is 1024" (Envoy).
+#[cfg(feature = "http1")]
+const MAX_CONNECTIONS: u32 = 1024;
+
 /// What is in use of one cluster, by all of the process.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    connections: AtomicU32,
     requests: AtomicU32,
     pending: AtomicU32,
     retries: AtomicU32,
@@ -39,6 +45,8 @@ pub(crate) struct Counters {
 /// What is in use now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct InUse {
+    /// Connections, open or being dialled.
+    pub(crate) connections: u32,
     /// Calls in flight.
     pub(crate) requests: u32,
     /// Calls that wait for a connection.
@@ -50,7 +58,18 @@ pub(crate) struct InUse {
 impl Counters {
     pub(crate) fn in_use(&self) -> InUse {
         let now = |count: &AtomicU32| count.load(Ordering::Relaxed);
-        InUse { requests: now(&self.requests), pending: now(&self.pending), retries: now(&self.retries) }
+        InUse {
+            connections: now(&self.connections),
+            requests: now(&self.requests),
+            pending: now(&self.pending),
+            retries: now(&self.retries),
+        }
+    }
+
+    /// One more connection, whatever the limit: of an endpoint that has none.
+    pub(crate) fn first_connection(self: &Arc<Self>) -> ConnectionPermit {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        ConnectionPermit(Arc::clone(self))
     }
 }
 
@@ -59,6 +78,7 @@ impl Add for InUse {
 
     fn add(self, other: Self) -> Self {
         Self {
+            connections: self.connections + other.connections,
             requests: self.requests + other.requests,
             pending: self.pending + other.pending,
             retries: self.retries + other.retries,
@@ -79,6 +99,10 @@ pub(crate) struct Full {
     pub(crate) max: u32,
 }
 
+/// One connection, open or being dialled.
+#[derive(Debug)]
+pub(crate) struct ConnectionPermit(Arc<Counters>);
+
 /// One call in flight.
 #[derive(Debug)]
 pub(crate) struct Permit(Arc<Counters>);
@@ -94,6 +118,18 @@ pub(crate) struct RetryPermit(Arc<Counters>);
 impl Breaker {
     pub(crate) fn new(counters: Arc<Counters>, limits: CircuitBreakers) -> Self {
         Self { counters, limits }
+    }
+
+    /// What is counted, by this configuration and by others.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// One more connection of an endpoint that has some, unless that is too many.
+    #[cfg(feature = "http1")]
+    pub(crate) fn connection(&self) -> Option<ConnectionPermit> {
+        let max = self.limits.max_connections.unwrap_or(MAX_CONNECTIONS);
+        below(max, &self.counters.connections).then(|| ConnectionPermit(Arc::clone(&self.counters)))
     }
 
     fn max_requests(&self) -> u32 {
@@ -135,6 +171,12 @@ impl Breaker {
 fn below(max: u32, count: &AtomicU32) -> bool {
     // Never above the limit, not even for a moment: another call would be refused for nothing.
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1)).is_ok()
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Permit {
@@ -231,6 +273,23 @@ mod tests {
         let limits = CircuitBreakers { max_pending_requests: Some(3), ..CircuitBreakers::default() };
         assert!(breaker(&counters, limits).wait(2).is_ok());
         drop(waiting);
+        assert_eq!(counters.in_use(), InUse::default());
+    }
+
+    #[cfg(feature = "http1")]
+    #[test]
+    fn an_endpoint_has_its_first_connection_whatever_the_limit_and_others_count_it() {
+        let counters = Arc::default();
+        let limited = breaker(&counters, CircuitBreakers { max_connections: Some(2), ..CircuitBreakers::default() });
+        let more = limited.connection().expect("room");
+        let firsts = [counters.first_connection(), counters.first_connection()];
+        assert_eq!(counters.in_use().connections, 3);
+        drop(more);
+        assert!(limited.connection().is_none(), "two are the limit");
+        let usual = breaker(&counters, CircuitBreakers::default());
+        let usual: Vec<_> = (0..1022).map(|_| usual.connection().expect("1024 at most")).collect();
+        assert!(breaker(&counters, CircuitBreakers::default()).connection().is_none());
+        drop((firsts, usual));
         assert_eq!(counters.in_use(), InUse::default());
     }
 

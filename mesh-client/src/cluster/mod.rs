@@ -141,7 +141,7 @@ impl Cluster {
         cell.get_or_init(|| worker::spawn(self.name.clone(), protocol, self.config.subscribe(), &self.options))
     }
 
-    /// Calls and retries in flight, of the whole process.
+    /// Connections, calls and retries, of the whole process.
     pub(crate) fn in_use(&self) -> InUse {
         let config = &self.config.borrow().config;
         config.state.iter().flat_map(Leaves::iter).fold(InUse::default(), |sum, leaf| sum + breaker::in_use(leaf))
@@ -219,23 +219,39 @@ impl Backends {
     }
 
     /// A stream of a READY connection, if possible of an endpoint and a priority that were not tried; waits while connections
-    /// are being made.
+    /// are being made, and while all are taken.
     pub(crate) async fn pick(&self, waits_for_ready: bool, tried: &Tried) -> Result<Slot, NoPick> {
         if self.wakeups.waiting() > 0 {
             // Whoever waited for the stream that has just become free was woken, but has not run yet. Callers that call
             // again at once would overtake them for ever. Only a courtesy: it holds nobody up who could have a stream.
             yield_now().await;
         }
-        if let Some(result) = self.try_pick(waits_for_ready, tried) {
-            return result;
+        let (slot, waiting) = match self.try_pick(waits_for_ready, tried) {
+            Some(picked) => (picked?, None),
+            None => {
+                let waiting = self.wait_permit()?;
+                let ready = || self.try_pick(waits_for_ready, tried);
+                let picked = match tried.avoids_priorities() {
+                    false => self.wakeups.wait_unless(ready).await,
+                    // It must not swallow the wake-up for a stream that another waiter could have.
+                    true => self.wakeups.wait_choosily(ready).await,
+                };
+                if picked.is_err() {
+                    // It may have been woken for a stream, which is free for the next.
+                    self.wakeups.one();
+                }
+                (picked?, waiting)
+            }
+        };
+        if !slot.dials() {
+            return Ok(slot);
         }
-        let _waiting = self.wait_permit()?;
-        let ready = || self.try_pick(waits_for_ready, tried);
-        match tried.avoids_priorities() {
-            false => self.wakeups.wait_unless(ready).await,
-            // It must not swallow the wake-up for a stream that another waiter could have.
-            true => self.wakeups.wait_choosily(ready).await,
-        }
+        // It goes on to wait, until its connection is made.
+        let waiting = match waiting {
+            Some(waiting) => Some(waiting),
+            None => self.wait_permit()?,
+        };
+        Ok(slot.waiting(waiting))
     }
 
     /// `None` when the call has to wait.
@@ -299,7 +315,7 @@ impl Backends {
         let reason = match &self.offer.load().picker {
             Picker::Fail(reason) => Arc::clone(reason),
             Picker::Ready(_) if tried.avoids_priorities() => "no other priority is ready for a retry".into(),
-            Picker::Ready(_) => "no stream is free".into(),
+            Picker::Ready(_) => "no stream or connection is free".into(),
             Picker::Wait | Picker::Removed => "no endpoint is ready".into(),
         };
         format!("cluster {:?}: {reason}", self.cluster.as_str()).into()

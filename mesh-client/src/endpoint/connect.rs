@@ -6,7 +6,7 @@
 use super::{Connection, ConnectionEvent, Endpoint, Gate, Protocol};
 #[cfg(feature = "http1")]
 use crate::task::Tasks;
-use crate::wakeups::Wakeups;
+use crate::{breaker::Counters, wakeups::Wakeups};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use mesh_xds::resource::ClusterName;
 use std::{
@@ -76,6 +76,8 @@ pub(crate) struct Dial {
     pub(crate) cluster: ClusterName,
     pub(crate) protocol: Protocol,
     pub(crate) options: Arc<DialOptions>,
+    /// Of the cluster: they know of the connection while it is dialled and open.
+    pub(crate) counters: Arc<Counters>,
     /// For the connections of a pool.
     #[cfg(feature = "http1")]
     pub(crate) tasks: Tasks,
@@ -85,6 +87,8 @@ pub(crate) struct Dial {
 impl Dial {
     /// Connects, reports what happens through `report` (false = nobody listens any more), and drives the connection.
     pub(crate) async fn run(self, report: impl Fn(ConnectionEvent) -> bool) {
+        // An endpoint is dialled here when it has no connection.
+        let permit = self.counters.first_connection();
         let deadline = Instant::now() + self.options.connect_timeout;
         let connected = timeout_at(deadline, happy_eyeballs(interleaved(self.endpoint.addresses.iter()))).await;
         let (io, peer) = match connected {
@@ -104,9 +108,13 @@ impl Dial {
         match self.protocol {
             Protocol::Http2 => {
                 super::h2::run(Tracked::new(io), gate, deadline, &self.options, connection, report).await;
+                drop(permit);
             }
             #[cfg(feature = "http1")]
-            Protocol::Http1 => super::h1::run(io, peer, gate, &self.options, self.tasks, connection, report).await,
+            Protocol::Http1 => {
+                let first = super::h1::First { io, peer, permit, counters: self.counters };
+                super::h1::run(first, gate, &self.options, self.tasks, connection, report).await;
+            }
         }
     }
 }

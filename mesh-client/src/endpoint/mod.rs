@@ -20,7 +20,7 @@ mod h2;
 pub(crate) use connect::{Dial, DialOptions, Keepalive, interleaved};
 
 use crate::{
-    breaker::Permit,
+    breaker::{Breaker, Permit, Waiting},
     outlier::{Ending, Stats},
     upload::Upload,
     wakeups::Wakeups,
@@ -240,10 +240,23 @@ impl Gate {
 }
 
 impl Connection {
-    /// Takes a stream of this connection, if it is open and has one left.
-    pub(crate) fn slot(self: &Arc<Self>) -> Option<Slot> {
-        let entered = self.gate.is_open() && self.gate.enter();
-        entered.then(|| Slot { connection: Arc::clone(self), load: None, permit: None })
+    /// Takes a stream of this connection, if it is open and has one left. Of a pool that is a connection: an idle one, or
+    /// one more, if the circuit breaker has room for it.
+    pub(crate) fn slot(self: &Arc<Self>, breaker: Option<&Breaker>) -> Option<Slot> {
+        let claim = if self.gate.is_open() { self.claim(breaker)? } else { return None };
+        Some(Slot { connection: Arc::clone(self), claim, load: None, permit: None })
+    }
+
+    #[cfg_attr(
+        not(feature = "http1"),
+        expect(unused_variables, reason = "HTTP/2 has one connection for each endpoint")
+    )]
+    fn claim(&self, breaker: Option<&Breaker>) -> Option<Claim> {
+        match &self.transport {
+            Transport::H2(_) => self.gate.enter().then_some(Claim::Stream),
+            #[cfg(feature = "http1")]
+            Transport::H1(pool) => pool.claim(breaker).map(Claim::Connection),
+        }
     }
 
     /// Takes no new calls; those in flight finish, then the socket closes.
@@ -259,10 +272,21 @@ impl Connection {
 
 // === Slot ===
 
+/// What a call has of a connection.
+#[derive(Debug)]
+enum Claim {
+    /// One of its streams.
+    Stream,
+    /// All of it.
+    #[cfg(feature = "http1")]
+    Connection(h1::Claim),
+}
+
 /// A call's right to one stream of a connection, for as long as the response lasts.
 #[derive(Debug)]
 pub(crate) struct Slot {
     connection: Arc<Connection>,
+    claim: Claim,
     /// Counts the call, if its cluster reports load.
     load: Option<LocalityLoad>,
     /// The circuit breaker's.
@@ -292,6 +316,25 @@ impl Slot {
         self
     }
 
+    /// Whether its connection has to be made.
+    pub(crate) fn dials(&self) -> bool {
+        match &self.claim {
+            Claim::Stream => false,
+            #[cfg(feature = "http1")]
+            Claim::Connection(claim) => claim.dials(),
+        }
+    }
+
+    /// The same, counted as a call that waits for as long as its connection is made.
+    pub(crate) fn waiting(mut self, waiting: Option<Waiting>) -> Self {
+        match &mut self.claim {
+            Claim::Stream => drop(waiting),
+            #[cfg(feature = "http1")]
+            Claim::Connection(claim) => claim.waits(waiting),
+        }
+        self
+    }
+
     /// Whom to tell how the call ends, if anybody wants to know.
     pub(crate) fn watched(&self) -> Option<Arc<Endpoint>> {
         let endpoint = &self.connection.endpoint;
@@ -312,7 +355,7 @@ impl Slot {
     ///
     /// `upload` keeps what was sent, as far as its cap allows, so that a failed attempt can be repeated.
     pub(crate) async fn send<B>(
-        &self,
+        &mut self,
         head: &request::Parts,
         upload: &mut Option<Upload<B>>,
     ) -> Result<(response::Parts, RecvBody), SendFailure>
@@ -322,8 +365,8 @@ impl Slot {
         B::Error: fmt::Display,
     {
         self.connection.endpoint.attempts.fetch_add(1, Ordering::Relaxed);
-        let result = match &self.connection.transport {
-            Transport::H2(sender) => {
+        let result = match (&self.connection.transport, &mut self.claim) {
+            (Transport::H2(sender), _) => {
                 let sent = sender.send(head, upload).await;
                 if let Err(SendFailure::Unsent(_)) = sent {
                     // Its driver will notice, too; but the next pick comes before the driver's next turn.
@@ -332,7 +375,11 @@ impl Slot {
                 sent.map(|(head, body)| (head, RecvBody::H2(body)))
             }
             #[cfg(feature = "http1")]
-            Transport::H1(pool) => pool.send(head, upload).await.map(|(head, body)| (head, RecvBody::H1(body))),
+            (Transport::H1(_), Claim::Connection(claim)) => {
+                claim.send(head, upload).await.map(|(head, body)| (head, RecvBody::H1(body)))
+            }
+            #[cfg(feature = "http1")]
+            (Transport::H1(_), Claim::Stream) => Err(SendFailure::Unsent("a pool has no streams".to_owned())),
         };
         result.map_err(|failure| match failure {
             SendFailure::Io(reason) => SendFailure::Io(self.why_lost(reason)),
@@ -348,9 +395,14 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // First: whoever waits for the stream wants a permit, too.
+        // First: whoever waits for the stream, or for the connection, wants a permit, too.
         self.permit = None;
-        self.connection.gate.leave();
+        match self.claim {
+            Claim::Stream => self.connection.gate.leave(),
+            // Goes back to its pool, which wakes somebody.
+            #[cfg(feature = "http1")]
+            Claim::Connection(_) => {}
+        }
     }
 }
 

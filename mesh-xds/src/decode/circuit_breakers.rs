@@ -40,7 +40,6 @@ fn per_host(thresholds: &Thresholds, scope: &mut Scope<'_>) -> Result<(), Invali
 
 fn limits(thresholds: &Thresholds, scope: &mut Scope<'_>) -> Result<CircuitBreakers, Invalid> {
     scope.unsupported(&[
-        (thresholds.max_connections.is_some(), "max_connections"),
         (thresholds.max_connection_pools.is_some(), "max_connection_pools"),
         (thresholds.track_remaining, "track_remaining"),
     ]);
@@ -50,6 +49,7 @@ fn limits(thresholds: &Thresholds, scope: &mut Scope<'_>) -> Result<CircuitBreak
     };
     let value = |limit: Option<UInt32Value>| limit.map(|limit| limit.value);
     Ok(CircuitBreakers {
+        max_connections: value(thresholds.max_connections),
         max_requests: value(thresholds.max_requests),
         max_pending_requests: value(thresholds.max_pending_requests),
         max_retries: value(thresholds.max_retries),

@@ -5,6 +5,8 @@
 /// `circuit_breakers`: the first of its thresholds with priority DEFAULT.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CircuitBreakers {
+    /// Connections, open or being dialled. An endpoint that has none may always have one.
+    pub max_connections: Option<u32>,
     /// Calls in flight (A32).
     pub max_requests: Option<u32>,
     /// Calls that wait for a connection.

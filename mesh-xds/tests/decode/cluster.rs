@@ -313,9 +313,10 @@ fn the_http_version_comes_from_new_and_old_fields() {
 fn the_first_default_thresholds_are_the_limits() {
     let (cluster, reports) = cluster(&format!(
         "{EDS}connect_timeout: 0.25s\ncircuit_breakers: {{thresholds: [{{priority: HIGH, max_requests: 1}}, \
-         {{max_requests: 0, max_pending_requests: 7, max_retries: 4, track_remaining: true}}, {{max_requests: 3}}]}}"
+         {{max_connections: 9, max_requests: 0, max_pending_requests: 7, max_retries: 4, track_remaining: true}}, {{max_requests: 3}}]}}"
     ));
     let limits = CircuitBreakers {
+        max_connections: Some(9),
         max_requests: Some(0),
         max_pending_requests: Some(7),
         max_retries: Some(4),

@@ -81,6 +81,7 @@ fn all() -> impl Iterator<Item = &'static Feature> {
         crate::balancing::FEATURES,
         crate::clusters::FEATURES,
         crate::circuit_breaking::FEATURES,
+        crate::connection_limits::FEATURES,
         crate::outlier_detection::FEATURES,
         crate::aggregate::FEATURES,
         crate::deadlines::FEATURES,

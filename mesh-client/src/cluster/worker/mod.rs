@@ -401,6 +401,7 @@ impl Worker {
                 cluster,
                 protocol: self.protocol,
                 options,
+                counters: Arc::clone(self.admissions[leaf].breaker.counters()),
                 #[cfg(feature = "http1")]
                 tasks: self.options.tasks.clone(),
                 wakeups: Arc::clone(&self.shared.wakeups),

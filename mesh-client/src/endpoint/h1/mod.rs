@@ -1,20 +1,25 @@
 //! HTTP/1.1: a pool of connections to one endpoint, behind the same face as one HTTP/2 connection.
 //!
-//! A call takes an idle connection or dials one; it goes back when the request was written and the response has been read,
-//! and is closed otherwise. hyper parses; this room does NOT.
+//! A call claims an idle connection, or the place for one that it dials; it goes back when the request was written and the
+//! response has been read, and is closed otherwise. Who gets neither waits, in the pick. hyper parses; this room does NOT.
 
 mod message;
+mod place;
 mod pool;
 
 pub(super) use message::RecvBody;
-pub(super) use pool::run;
+pub(super) use pool::{First, run};
 
 use super::SendFailure;
-use crate::upload::{BodyFailed, Upload, lend};
+use crate::{
+    breaker::{Breaker, Waiting},
+    upload::{BodyFailed, Upload, lend},
+};
 use http::{StatusCode, request, response};
 use http_body::Body;
 use message::{ErasedBody, Lease, request};
-use pool::{Pooled, Shared, lock};
+use place::Place;
+use pool::{Pooled, Shared};
 use std::{
     error::Error as _,
     fmt,
@@ -25,9 +30,24 @@ use std::{
 #[derive(Clone)]
 pub(super) struct Pool(Arc<Shared>);
 
+/// A call's right to one connection.
+pub(super) struct Claim {
+    pool: Arc<Shared>,
+    place: Arc<Place>,
+    idle: Option<Pooled>,
+    /// A call whose connection is not there yet is one that waits.
+    waiting: Option<Waiting>,
+}
+
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("h1::Pool").field("peer", &self.0.peer).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("h1::Claim").field("dials", &self.dials()).finish_non_exhaustive()
     }
 }
 
@@ -38,12 +58,35 @@ impl Pool {
 
     pub(super) fn retire(&self) {
         self.0.retired.store(true, Ordering::Release);
-        self.0.changed.notify_one();
+        self.0.places.changed.notify_one();
+    }
+
+    /// None while there are as many connections as may be, and none of them is idle.
+    pub(super) fn claim(&self, breaker: Option<&Breaker>) -> Option<Claim> {
+        let idle = self.0.newest();
+        let place = match &idle {
+            Some(connection) => Arc::clone(&connection.place),
+            None => self.0.places.for_call(breaker)?,
+        };
+        self.0.used();
+        Some(Claim { pool: Arc::clone(&self.0), place, idle, waiting: None })
+    }
+}
+
+impl Claim {
+    /// Whether the connection has to be made.
+    pub(super) fn dials(&self) -> bool {
+        self.idle.is_none()
+    }
+
+    /// Counts the call as one that waits, for as long as that takes.
+    pub(super) fn waits(&mut self, waiting: Option<Waiting>) {
+        self.waiting = waiting;
     }
 
     /// Sends one attempt and waits for its response headers.
     pub(super) async fn send<B>(
-        &self,
+        &mut self,
         head: &request::Parts,
         upload: &mut Option<Upload<B>>,
     ) -> Result<(response::Parts, RecvBody), SendFailure>
@@ -53,7 +96,7 @@ impl Pool {
         B::Error: fmt::Display,
     {
         let request = request(head)?;
-        let mut connection = self.ready_connection().await?;
+        let mut connection = self.connection().await?;
         // hyper takes the body; the next attempt needs it back.
         let (loan, body) = lend(upload);
         let written = loan.written();
@@ -80,36 +123,31 @@ impl Pool {
         }
         loan.settle();
         let (parts, body) = response.into_parts();
-        let lease = Lease { connection, written, pool: Arc::clone(&self.0) };
+        let lease = Lease { connection, written, pool: Arc::clone(&self.pool) };
         Ok((parts, RecvBody::new(body, lease)))
     }
 
-    async fn ready_connection(&self) -> Result<Pooled, SendFailure> {
-        if let Some(connection) = self.idle_connection().await {
-            return Ok(connection);
-        }
-        let _dialling = self.0.dialling.read().await;
-        // What the pool dialled, if it did.
-        if let Some(connection) = self.idle_connection().await {
-            return Ok(connection);
-        }
-        self.0.dial().await.map_err(|reason| {
-            // The next pick comes before the pool's next turn.
-            self.0.gate.close();
-            *lock(&self.0.lost) = Some(reason.clone());
-            self.0.changed.notify_one();
-            SendFailure::Unsent(reason)
-        })
-    }
-
-    async fn idle_connection(&self) -> Option<Pooled> {
-        while let Some(mut connection) = self.0.newest() {
+    async fn connection(&mut self) -> Result<Pooled, SendFailure> {
+        // The one that was claimed, or another that has become idle.
+        while let Some(mut connection) = self.idle.take().or_else(|| self.pool.newest()) {
             // At once, or after one more turn of its driver: nothing is left to be written or read. An error if the
             // server has closed it meanwhile.
             if connection.sender.ready().await.is_ok() {
-                return Some(connection);
+                (self.place, self.waiting) = (Arc::clone(&connection.place), None);
+                return Ok(connection);
             }
         }
-        None
+        let dialled = self.pool.dial(Arc::clone(&self.place)).await;
+        self.waiting = None;
+        dialled.map_err(SendFailure::Unsent)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // A call that ended before it was sent.
+        if let Some(connection) = self.idle.take() {
+            self.pool.give_back(connection);
+        }
     }
 }

@@ -17,8 +17,12 @@ use super::{
     },
     Pool,
     message::ErasedBody,
+    place::{Place, Places},
 };
-use crate::task::Tasks;
+use crate::{
+    breaker::{ConnectionPermit, Counters},
+    task::Tasks,
+};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::{
@@ -26,13 +30,13 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 use tokio::{
     net::TcpStream,
-    sync::{Notify, RwLock},
+    sync::oneshot,
     task::AbortHandle,
     time::{Instant, timeout},
 };
@@ -47,23 +51,20 @@ const IDLE: Duration = Duration::from_secs(90);
 /// The connections of one endpoint.
 pub(super) struct Shared {
     pub(super) peer: SocketAddr,
-    pub(super) gate: Arc<Gate>,
+    gate: Arc<Gate>,
     connect_timeout: Duration,
     max_header_size: u32,
     /// Connections belong to the runtime of the mesh, not to that of the call that dialled them.
     tasks: Tasks,
     /// Oldest first. Empty for ever once `retired` is set.
     idle: Mutex<VecDeque<Idle>>,
-    /// Connections that are not closed.
-    open: AtomicUsize,
+    /// Of connections that are not closed.
+    pub(super) places: Arc<Places>,
     /// A call took a connection since the pool dialled last.
     used: AtomicBool,
-    /// Held for reading by calls that dial, for writing while the pool does: never both, which would be one too many.
-    pub(super) dialling: RwLock<()>,
     pub(super) retired: AtomicBool,
     /// Why a dial failed, or why the endpoint is given up.
-    pub(super) lost: Mutex<Option<String>>,
-    pub(super) changed: Notify,
+    lost: Mutex<Option<String>>,
 }
 
 /// A connection in the pool.
@@ -76,6 +77,7 @@ struct Idle {
 pub(super) struct Pooled {
     pub(super) sender: SendRequest<ErasedBody>,
     driver: AbortHandle,
+    pub(super) place: Arc<Place>,
 }
 
 impl Drop for Pooled {
@@ -84,32 +86,44 @@ impl Drop for Pooled {
     }
 }
 
-/// Counts a connection as open; lives in its driver's task.
-struct Open(Arc<Shared>);
+/// A connection as its driver's task has it.
+struct Open {
+    pool: Arc<Shared>,
+    _place: Arc<Place>,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
+        // It must not keep its place for as long as nobody happens to look for an idle connection.
+        lock(&self.pool.idle).retain(|idle| !idle.connection.sender.is_closed());
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === The pool's life ===
 
-/// Runs the pool that `io` begins, until it is retired or the endpoint is lost.
+/// The connection that a pool begins with, and those who count it.
+pub(in super::super) struct First {
+    pub(in super::super) io: TcpStream,
+    pub(in super::super) peer: SocketAddr,
+    pub(in super::super) permit: ConnectionPermit,
+    pub(in super::super) counters: Arc<Counters>,
+}
+
+/// Runs the pool that `first` begins, until it is retired or the endpoint is lost.
 pub(in super::super) async fn run(
-    io: TcpStream,
-    peer: SocketAddr,
+    first: First,
     gate: Arc<Gate>,
     options: &DialOptions,
     tasks: Tasks,
     connection: impl FnOnce(Transport) -> Connection,
     report: impl Fn(ConnectionEvent) -> bool,
 ) {
+    let First { io, peer, permit, counters } = first;
+    let (places, place) = Places::of_first(permit, counters, Arc::clone(&gate.wakeups));
     let shared = Arc::new(Shared {
         peer,
         gate: Arc::clone(&gate),
@@ -117,14 +131,12 @@ pub(in super::super) async fn run(
         max_header_size: options.max_header_list_size,
         tasks,
         idle: Mutex::default(),
-        open: AtomicUsize::new(0),
+        places,
         used: AtomicBool::new(false),
-        dialling: RwLock::new(()),
         retired: AtomicBool::new(false),
         lost: Mutex::default(),
-        changed: Notify::new(),
     });
-    match shared.handshake(io).await {
+    match shared.handshake(io, place).await {
         Ok(connection) => shared.give_back(connection),
         Err(error) => {
             report(ConnectionEvent::Failed(error));
@@ -141,8 +153,8 @@ pub(in super::super) async fn run(
     report(ConnectionEvent::Closed(reason));
     shared.retired.store(true, Ordering::Release);
     lock(&shared.idle).clear();
-    while shared.open.load(Ordering::Acquire) > 0 {
-        shared.changed.notified().await;
+    while !shared.places.is_empty() {
+        shared.places.changed.notified().await;
     }
 }
 
@@ -151,72 +163,89 @@ impl Shared {
     async fn keep_warm(self: &Arc<Self>) -> String {
         loop {
             let started = Instant::now();
-            let _dialling = loop {
+            let place = loop {
                 if self.retired.load(Ordering::Acquire) {
                     return "retired".to_owned();
                 }
                 if let Some(reason) = lock(&self.lost).take() {
                     return reason;
                 }
-                if self.open.load(Ordering::Acquire) == 0
-                    && let Ok(dialling) = self.dialling.try_write()
-                {
-                    break dialling;
+                if let Some(place) = self.places.for_pool() {
+                    break place;
                 }
-                self.changed.notified().await;
+                self.places.changed.notified().await;
             };
             if !self.used.swap(false, Ordering::AcqRel) && started.elapsed() < SHORT_LIVED {
                 return "closed by the server before it was used".to_owned();
             }
-            lock(&self.idle).clear();
-            match self.dial().await {
+            match self.connect(place).await {
                 Ok(connection) => self.give_back(connection),
                 Err(reason) => return reason,
             }
+            self.places.warmed();
         }
     }
 
-    pub(super) async fn dial(self: &Arc<Self>) -> Result<Pooled, String> {
+    /// Dials for a call. If that is gone before, the connection is the next one's.
+    pub(super) async fn dial(self: &Arc<Self>, place: Arc<Place>) -> Result<Pooled, String> {
+        // For one value; its receiver is the call.
+        let (dialled, call) = oneshot::channel();
         let shared = Arc::clone(self);
-        let dial = async move {
-            let connected = timeout(shared.connect_timeout, happy_eyeballs(vec![shared.peer])).await;
-            let (io, _) =
-                connected.map_err(|_elapsed| format!("no connection within {:?}", shared.connect_timeout))??;
-            let connection = shared.handshake(io).await;
-            shared.changed.notify_one();
-            connection
-        };
-        self.tasks.spawn(dial).await.map_err(|error| error.to_string())?
+        self.tasks.spawn(async move {
+            let connected = shared.connect(place).await;
+            if let Err(reason) = &connected {
+                // The next pick comes before the pool's next turn.
+                shared.gate.close();
+                *lock(&shared.lost) = Some(reason.clone());
+                shared.places.changed.notify_one();
+            }
+            if let Err(Ok(connection)) = dialled.send(connected) {
+                shared.give_back(connection);
+            }
+        });
+        call.await.unwrap_or_else(|_| Err("the task that dialled has ended".to_owned()))
     }
 
-    async fn handshake(self: &Arc<Self>, io: TcpStream) -> Result<Pooled, String> {
+    async fn connect(self: &Arc<Self>, place: Arc<Place>) -> Result<Pooled, String> {
+        let connected = timeout(self.connect_timeout, happy_eyeballs(vec![self.peer])).await;
+        let (io, _) = connected.map_err(|_elapsed| format!("no connection within {:?}", self.connect_timeout))??;
+        self.handshake(io, place).await
+    }
+
+    async fn handshake(self: &Arc<Self>, io: TcpStream, place: Arc<Place>) -> Result<Pooled, String> {
         let mut builder = http1::Builder::new();
         builder.max_header_size(usize::try_from(self.max_header_size).unwrap_or(usize::MAX));
         let (sender, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
-        self.open.fetch_add(1, Ordering::AcqRel);
-        let open = Open(Arc::clone(self));
+        let open = Open { pool: Arc::clone(self), _place: Arc::clone(&place) };
         let driver = self.tasks.spawn(async move {
             let _open = open;
             // Its error reaches the call that is on the connection; an idle one has nobody to tell.
             let _ = driver.await;
         });
-        Ok(Pooled { sender, driver: driver.abort_handle() })
+        Ok(Pooled { sender, driver: driver.abort_handle(), place })
+    }
+
+    /// A call takes a connection, or makes one.
+    pub(super) fn used(&self) {
+        self.used.store(true, Ordering::Release);
     }
 
     /// The idle connection that was used last: the others may then grow old.
     pub(super) fn newest(&self) -> Option<Pooled> {
-        let newest = lock(&self.idle).pop_back()?;
-        self.used.store(true, Ordering::Release);
-        Some(newest.connection)
+        let newest = lock(&self.idle).pop_back();
+        newest.map(|newest| newest.connection)
     }
 
+    /// Takes an idle connection, for the next call.
     pub(super) fn give_back(&self, connection: Pooled) {
         let since = Instant::now();
         let mut idle = lock(&self.idle);
-        idle.retain(|idle| since - idle.since < IDLE && !idle.connection.sender.is_closed());
-        // Under the lock, or else the pool may be emptied between the question and the answer.
-        if !self.retired.load(Ordering::Acquire) {
+        idle.retain(|idle| since - idle.since < IDLE);
+        // Under the lock, or else the pool may be emptied, or the connection may close, between the question and the answer.
+        if !self.retired.load(Ordering::Acquire) && !connection.sender.is_closed() {
             idle.push_back(Idle { connection, since });
         }
+        drop(idle);
+        self.gate.wakeups.one();
     }
 }

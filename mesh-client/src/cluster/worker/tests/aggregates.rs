@@ -28,7 +28,7 @@ async fn a_leaf_without_endpoints_is_passed_over_at_once_and_taken_when_it_has_s
     script.ready('a').await;
     script.picks("a");
     script.aggregate(&[&leaf("x", ROUND_ROBIN, ""), &y]).picks("b").dials("");
-    assert!(b.slot().is_some(), "the same connection all the time");
+    assert!(b.slot(None).is_some(), "the same connection all the time");
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,9 +40,9 @@ async fn a_leaf_keeps_its_connections_wherever_it_moves() {
     // "whose timer is pending" (A56): the new one gets its ten seconds, and calls wait for it.
     script.aggregate(&[&leaf("w", ROUND_ROBIN, "c/d"), &leaf("x", ROUND_ROBIN, "a/e"), &y]).waits().dials("c");
     script.aggregate(&[&y, &x]).picks("b").dials("");
-    assert!(b.slot().is_some());
+    assert!(b.slot(None).is_some());
     script.aggregate(&[&x]).refuses("no endpoint can be reached");
-    assert!(b.slot().is_none(), "its leaf is gone: \"destroyed at once\" (A115)");
+    assert!(b.slot(None).is_none(), "its leaf is gone: \"destroyed at once\" (A115)");
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,9 +50,9 @@ async fn endpoints_that_move_to_another_leaf_are_dialled_for_it_while_calls_wait
     let mut script = Script::round_robin("");
     script.aggregate(&[&leaf("x", ROUND_ROBIN, "a"), &leaf("y", ROUND_ROBIN, "")]);
     let a = script.ready('a').await;
-    let in_flight = a.slot();
+    let in_flight = a.slot(None);
     script.aggregate(&[&leaf("x", ROUND_ROBIN, ""), &leaf("y", ROUND_ROBIN, "a")]).dials("a").waits();
-    assert!(in_flight.is_some() && a.slot().is_none(), "drained, not cut");
+    assert!(in_flight.is_some() && a.slot(None).is_none(), "drained, not cut");
     script.ready('a').await;
     script.picks("a");
 }

@@ -77,9 +77,9 @@ async fn what_was_asked_for_is_let_go_15_minutes_after_its_last_use() {
     script.after_seconds(15 * 60 - 1).await;
     assert_eq!(retry(&mut script), (Some('a'), Some('b')));
     script.after_seconds(15 * 60 - 1).await;
-    assert!(b.slot().is_some() && script.worker.shared.offer.load().others.known.len() == 2);
+    assert!(b.slot(None).is_some() && script.worker.shared.offer.load().others.known.len() == 2);
     script.after_seconds(1).await;
-    assert!(b.slot().is_none() && script.worker.shared.offer.load().others.known.is_empty());
+    assert!(b.slot(None).is_none() && script.worker.shared.offer.load().others.known.is_empty());
     assert_eq!(script.in_state(EndpointState::Idle), "b");
     // And it can be asked for again.
     assert_eq!(retry(&mut script), (Some('a'), None));
@@ -95,7 +95,7 @@ async fn what_was_asked_for_takes_over_when_it_is_needed() {
     let b = script.ready('b').await;
     script.after_seconds(2).await.closes('a').fails('a').picks("b");
     script.after_seconds(20 * 60).await.picks("b");
-    assert!(b.slot().is_some());
+    assert!(b.slot(None).is_some());
 }
 
 #[tokio::test(start_paused = true)]

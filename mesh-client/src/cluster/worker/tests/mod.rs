@@ -349,7 +349,7 @@ async fn endpoints_that_stay_keep_their_connection_and_those_that_leave_get_no_c
     let dials = script.worker.last_dial;
     script.update("dca").picks("ac").dials("d");
     assert_eq!(script.worker.last_dial, dials + 1, "only d is new");
-    assert!(b.slot().is_none() && a.slot().is_some(), "b was retired");
+    assert!(b.slot(None).is_none() && a.slot(None).is_some(), "b was retired");
     assert_eq!(script.worker.shared.report().len(), 3);
 }
 
@@ -360,7 +360,7 @@ async fn an_endpoint_that_leaves_while_it_is_dialled_is_forgotten() {
     let late = connection(Arc::new(crate::endpoint::Endpoint::new(Addresses::one(address('a')))), 9).await;
     script.update("b").dials("b");
     script.event(a, ConnectionEvent::Ready(Arc::clone(&late))).dials("b").waits();
-    assert!(late.slot().is_none(), "retired as soon as it arrives");
+    assert!(late.slot(None).is_none(), "retired as soon as it arrives");
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,7 +388,7 @@ async fn no_endpoints_fail_calls_at_once_and_new_ones_are_dialled() {
     script.update("a").dials("a").waits();
     let a = script.ready('a').await;
     script.update("").refuses("no endpoints");
-    assert!(a.slot().is_none());
+    assert!(a.slot(None).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,7 +398,7 @@ async fn a_transport_socket_that_is_not_supported_stops_everything() {
     let unsupported = TransportSocket::Unsupported { field: "transport_socket: tls".to_owned() };
     script.configure(resolved(LbPolicy::RoundRobin, unsupported, assignment("ab", Vec::new())));
     script.dials("").refuses("transport_socket: tls");
-    assert!(a.slot().is_none());
+    assert!(a.slot(None).is_none());
     script.after_seconds(100).await.dials("");
     script.update("ab").dials("ab");
 }
@@ -444,9 +444,9 @@ async fn a_lower_priority_is_let_go_after_15_minutes() {
     script.after_seconds(2).await.dials("a");
     script.ready('a').await;
     script.after_seconds(15 * 60 - 1).await.picks("a");
-    assert!(b.slot().is_some(), "kept for a while");
+    assert!(b.slot(None).is_some(), "kept for a while");
     script.after_seconds(1).await.picks("a");
-    assert!(b.slot().is_none());
+    assert!(b.slot(None).is_none());
     assert_eq!(script.in_state(EndpointState::Idle), "b");
     // And back: it starts afresh.
     script.closes('a').fails('a').dials("b");
@@ -457,7 +457,7 @@ async fn an_endpoint_that_moves_to_a_lower_priority_is_used_there_at_once_if_nee
     let mut script = Script::round_robin("a");
     let a = script.ready('a').await;
     script.update("/a").picks("a").dials("");
-    assert!(a.slot().is_some(), "the same connection");
+    assert!(a.slot(None).is_some(), "the same connection");
 }
 
 #[tokio::test(start_paused = true)]
@@ -467,7 +467,7 @@ async fn endpoints_that_move_to_a_priority_that_is_not_needed_are_let_go() {
     script.ready('c').await;
     script.fails('b');
     script.update("c/ab").picks("c").dials("");
-    assert!(a.slot().is_none());
+    assert!(a.slot(None).is_none());
     assert_eq!(script.in_state(EndpointState::Idle), "ab");
     script.after_seconds(60).await.dials("");
 }
@@ -494,7 +494,7 @@ async fn pick_first_keeps_its_connection_while_the_list_has_its_address() {
     let a = script.ready('a').await;
     script.update("bca").picks("a").dials("");
     script.update("cb").dials("c").waits();
-    assert!(a.slot().is_none());
+    assert!(a.slot(None).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -512,7 +512,11 @@ async fn a_change_of_policy_takes_effect() {
     let (a, b) = (script.ready('a').await, script.ready('b').await);
     script.policy = LbPolicy::PickFirst { shuffle: false };
     script.update("ab");
-    assert_eq!(usize::from(a.slot().is_some()) + usize::from(b.slot().is_some()), 1, "one connection is enough");
+    assert_eq!(
+        usize::from(a.slot(None).is_some()) + usize::from(b.slot(None).is_some()),
+        1,
+        "one connection is enough"
+    );
     script.dials("");
     script.policy = LbPolicy::Random;
     script.update("ab").dials("ab");
@@ -536,5 +540,5 @@ async fn a_worker_whose_cluster_left_the_routes_sends_calls_to_be_routed_again()
     script.worker.last_word = Some(Picker::Removed);
     drop(script);
     assert!(matches!(&shared.offer.load().picker, Picker::Removed));
-    assert!(a.slot().is_none(), "its connections are retired");
+    assert!(a.slot(None).is_none(), "its connections are retired");
 }
