@@ -3,6 +3,7 @@
 //! It does NOT test fallback.
 
 use crate::{
+    load_reports::{OFTEN, counts, reporting},
     mesh::{Plane, service, unary},
     rig::{addresses, backends, within},
 };
@@ -10,7 +11,11 @@ use mesh_client::{Mesh, TargetError};
 use mesh_xds::{
     Authority, Bootstrap, BootstrapBuilder,
     control_plane::{
-        Event, Resources,
+        Event, ReportedClusters, Resources,
+        proto::envoy::config::{
+            cluster::v3::{Cluster, cluster::EdsClusterConfig},
+            endpoint::v3::ClusterStats,
+        },
         resources::{cluster_eds, endpoints, listener, pack, route_config, virtual_host},
     },
     resource::Kind,
@@ -18,6 +23,8 @@ use mesh_xds::{
 use tonic::Code;
 
 const LISTENER: &str = "envoy.config.listener.v3.Listener";
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+const ENDPOINTS: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
 const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
 
 fn mesh(bootstrap: BootstrapBuilder) -> Mesh {
@@ -100,6 +107,39 @@ async fn each_name_is_asked_for_at_the_servers_of_its_authority() {
     let of = |kind, name: &str| status.resource(kind, name).expect("subscribed").server.to_string();
     assert_eq!(of(Kind::RouteConfig, &routes), status.servers[1].server);
     assert_eq!(of(Kind::Cluster, "echo-cluster"), status.servers[0].server);
+}
+
+/// "`lrs_server.self` expands to the server the CDS came from" (A27, A47), which has the load, and nobody else.
+#[tokio::test]
+async fn load_is_reported_to_the_server_that_has_the_cluster() {
+    let [a] = backends(["a"]).await;
+    let [cluster, assignment] = [CLUSTER, ENDPOINTS].map(|kind| format!("xdstp://partner/{kind}/echo"));
+    let ours = Plane::start(
+        Resources::default()
+            .with(listener("echo", "echo-routes"))
+            .with(route_config("echo-routes", vec![virtual_host("*", &cluster)])),
+    )
+    .await;
+    let named = EdsClusterConfig {
+        service_name: assignment.clone(),
+        ..reporting(&cluster, &[]).eds_cluster_config.expect("it is EDS")
+    };
+    let theirs = Plane::start(
+        Resources::default()
+            .with(Cluster { eds_cluster_config: Some(named), ..reporting(&cluster, &[]) })
+            .with(endpoints(&assignment, &addresses([&a]))),
+    )
+    .await;
+    for plane in [&ours, &theirs] {
+        plane.control_plane().request_load(OFTEN, ReportedClusters::All);
+    }
+    let partner = Authority::default().server(theirs.server());
+    let mesh = mesh(Bootstrap::builder().server(ours.server()).authority("partner", partner));
+    let channel = mesh.channel("xds:///echo").expect("a valid target");
+    assert_eq!(unary(&channel).await.expect("a reply"), "a");
+    let enough = |stats: &[ClusterStats]| counts(stats) == (1, 1, 0, 0);
+    within("the report", theirs.control_plane().wait_for_load("federation", &cluster, enough)).await;
+    assert_eq!(ours.control_plane().load_streams_opened(), 0);
 }
 
 #[tokio::test]

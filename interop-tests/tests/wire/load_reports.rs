@@ -23,7 +23,7 @@ use mesh_xds::{
                 config::{
                     cluster::v3::{
                         Cluster, LoadBalancingPolicy as Policies,
-                        cluster::{ClusterDiscoveryType, CustomClusterType},
+                        cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType},
                         load_balancing_policy::Policy as LbPolicy,
                     },
                     core::v3::{
@@ -31,7 +31,8 @@ use mesh_xds::{
                         config_source::ConfigSourceSpecifier,
                     },
                     endpoint::v3::{
-                        ClusterLoadAssignment, ClusterStats, LocalityLbEndpoints, UpstreamLocalityStats,
+                        ClusterLoadAssignment, ClusterStats, LocalityLbEndpoints, UnnamedEndpointLoadMetricStats,
+                        UpstreamLocalityStats,
                         cluster_load_assignment::{Policy, policy::DropOverload},
                     },
                 },
@@ -60,11 +61,11 @@ const NODE: &str = "in-process";
 const CLUSTER: &str = "echo-cluster";
 
 /// As often as our client does it.
-const OFTEN: Duration = Duration::from_millis(100);
+pub(crate) const OFTEN: Duration = Duration::from_millis(100);
 /// Not before the test is over.
 const NEVER: Duration = Duration::from_secs(3600);
 
-fn reporting(name: &str, metrics: &[&str]) -> Cluster {
+pub(crate) fn reporting(name: &str, metrics: &[&str]) -> Cluster {
     let to_itself = ConfigSourceSpecifier::Self_(SelfConfigSource::default());
     Cluster {
         lrs_server: Some(ConfigSource { config_source_specifier: Some(to_itself), ..ConfigSource::default() }),
@@ -74,7 +75,7 @@ fn reporting(name: &str, metrics: &[&str]) -> Cluster {
 }
 
 /// A service whose cluster reports its load.
-fn reported(name: &str, addresses: &[SocketAddr], metrics: &[&str]) -> Resources {
+pub(crate) fn reported(name: &str, addresses: &[SocketAddr], metrics: &[&str]) -> Resources {
     service(name, addresses).with(reporting(&format!("{name}-cluster"), metrics))
 }
 
@@ -93,13 +94,13 @@ async fn call(channel: &MeshChannel, key: &'static str, value: &'static str) -> 
 }
 
 /// Issued, successful, failed and in progress, over all localities.
-type Counts = (u64, u64, u64, u64);
+pub(crate) type Counts = (u64, u64, u64, u64);
 
 fn localities(stats: &[ClusterStats]) -> impl Iterator<Item = &UpstreamLocalityStats> {
     stats.iter().flat_map(|cluster| &cluster.upstream_locality_stats)
 }
 
-fn counts(stats: &[ClusterStats]) -> Counts {
+pub(crate) fn counts(stats: &[ClusterStats]) -> Counts {
     localities(stats).fold(Counts::default(), |sum, locality| {
         (
             sum.0 + locality.total_issued_requests,
@@ -306,12 +307,37 @@ async fn an_aggregate_reports_its_leaf() {
     assert_eq!(mesh.control_plane().load(NODE, CLUSTER), []);
 }
 
+/// "LOGICAL_DNS reports under the empty locality" (A37), whatever the assignment says.
+#[tokio::test]
+async fn a_logical_dns_cluster_is_one_locality_without_a_name() {
+    let [a] = backends(["a"]).await;
+    let assignment = ClusterLoadAssignment {
+        cluster_name: CLUSTER.to_owned(),
+        endpoints: vec![zone("z", &addresses([&a]))],
+        ..ClusterLoadAssignment::default()
+    };
+    let cluster = Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into())),
+        eds_cluster_config: None,
+        load_assignment: Some(assignment),
+        ..reporting(CLUSTER, &[])
+    };
+    let mesh = reporting_mesh(service("echo", &[]).with(cluster), OFTEN);
+    let channel = ready(&mesh, "echo").await;
+    unary(&channel).await.expect("a reply");
+    come_to(mesh.control_plane(), CLUSTER, (1, 1, 0, 0)).await;
+    let stats = mesh.control_plane().load(NODE, CLUSTER);
+    let names: Vec<_> = localities(&stats).map(|it| it.locality.clone().unwrap_or_default()).collect();
+    assert_eq!(names, [Locality::default()]);
+}
+
 // === Metrics of backends ===
 
 /// The report of a backend, to be asked for with a call.
 fn orca(cpu: f64, named: &[(&str, f64)]) -> MetadataValue<Binary> {
     let named_metrics = named.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-    let report = OrcaLoadReport { cpu_utilization: cpu, mem_utilization: 0.5, named_metrics };
+    let report =
+        OrcaLoadReport { cpu_utilization: cpu, mem_utilization: 0.5, application_utilization: 2.0, named_metrics };
     MetadataValue::from_bytes(&report.encode_to_vec())
 }
 
@@ -324,6 +350,8 @@ struct OrcaLoadReport {
     mem_utilization: f64,
     #[prost(map = "string, double", tag = "8")]
     named_metrics: HashMap<String, f64>,
+    #[prost(double, tag = "9")]
+    application_utilization: f64,
 }
 
 async fn call_with_report(channel: &MeshChannel, report: MetadataValue<Binary>) {
@@ -376,6 +404,17 @@ async fn only_metrics_that_are_listed_are_reported() {
     // -1 is out of range, and so no value; a CPU may be overcommitted.
     assert_eq!((cpu.num_requests_finished_with_metric, cpu.total_metric_value), (2, 1.75));
     assert_eq!((locality.mem_utilization, locality.application_utilization), (None, None));
+}
+
+#[tokio::test]
+async fn memory_and_the_application_s_own_utilization_are_reported_where_they_are_listed() {
+    let locality = three_calls(&["mem_utilization", "application_utilization"]).await;
+    let sum = |it: Option<UnnamedEndpointLoadMetricStats>| {
+        it.map(|it| (it.num_requests_finished_with_metric, it.total_metric_value))
+    };
+    assert_eq!(sum(locality.mem_utilization), Some((3, 1.5)));
+    assert_eq!(sum(locality.application_utilization), Some((3, 6.0)));
+    assert_eq!((locality.cpu_utilization, locality.load_metric_stats), (None, Vec::new()));
 }
 
 #[tokio::test]

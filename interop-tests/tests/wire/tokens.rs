@@ -6,7 +6,8 @@
 use crate::{
     certificates::Authority,
     credentials::{answers, tls, unreachable},
-    mesh::service,
+    load_reports::{OFTEN, counts, reported},
+    mesh::{service, unary},
     rig::{backends, until, within},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -14,7 +15,8 @@ use futures_util::FutureExt;
 use interop_tests::backend::Backend;
 use mesh_client::{Bootstrap, Mesh};
 use mesh_xds::control_plane::{
-    ControlPlane, Resources, Serving, TlsServerConfig,
+    ControlPlane, ReportedClusters, Resources, Serving, TlsServerConfig,
+    proto::envoy::config::endpoint::v3::ClusterStats,
     resources::{cluster_eds, endpoints, listener, route_config, virtual_host},
 };
 use serde_json::{Value, json};
@@ -55,7 +57,7 @@ struct Checked {
     accepted: Arc<Mutex<Vec<String>>>,
     /// What each caller had, let in or not.
     shown: Arc<Mutex<Vec<String>>>,
-    _backend: Backend,
+    backend: Backend,
     _serving: Serving,
 }
 
@@ -77,7 +79,7 @@ impl Checked {
         let config = TlsServerConfig::from_pem(&identity.certificate, &identity.key);
         let serving = ads.listen_tls((LOCALHOST, 0), config).await.expect("a good certificate");
         let address = serving.local_addr().expect("bound");
-        Self { ads, address, authority, accepted, shown, _backend: backend, _serving: serving }
+        Self { ads, address, authority, accepted, shown, backend, _serving: serving }
     }
 
     /// Where the client's token is.
@@ -190,6 +192,24 @@ async fn a_token_is_never_sent_in_plaintext() {
     let said = unreachable(&mesh).await;
     assert!(said.contains("never sent in plaintext"), "{said}");
     assert!(listener.accept().now_or_never().is_none(), "not even a connection is opened");
+}
+
+/// LRS has a connection of its own, which is no less guarded.
+#[tokio::test]
+async fn load_is_reported_over_tls_with_the_token() {
+    let token = jwt("greeter", NEVER);
+    let control_plane = Checked::start(&[&token]).await;
+    control_plane.write(&token);
+    control_plane.ads.request_load(OFTEN, ReportedClusters::All);
+    control_plane.ads.set(reported("echo", &[control_plane.backend.address()], &[])).expect("consistent");
+    let mesh = control_plane.mesh();
+    let channel = answers(&mesh).await;
+    within("the LRS stream", control_plane.ads.wait_for_load_streams(1)).await;
+    unary(&channel).await.expect("a reply");
+    let enough = |stats: &[ClusterStats]| counts(stats).1 > 1;
+    within("the reports", control_plane.ads.wait_for_load("tokens", "echo-cluster", enough)).await;
+    // One for the ADS stream, one for this.
+    assert_eq!(control_plane.shown(), [token.clone(), token]);
 }
 
 /// A pod without istio's agent: istiod's TLS port, the CA of the cluster, the token of the service account, and a node as
