@@ -28,6 +28,8 @@ enum Pace {
 pub struct Proxy {
     address: SocketAddr,
     pace: watch::Sender<Pace>,
+    /// How many times every connection was broken.
+    cuts: watch::Sender<u64>,
     connections: watch::Receiver<u64>,
     accepting: JoinHandle<()>,
 }
@@ -42,8 +44,9 @@ impl Proxy {
         let address = listener.local_addr()?;
         let (pace, orders) = watch::channel(Pace::Free);
         let (count, connections) = watch::channel(0);
-        let accepting = tokio::spawn(accept(listener, to, orders, count));
-        Ok(Self { address, pace, connections, accepting })
+        let cuts = watch::Sender::new(0);
+        let accepting = tokio::spawn(accept(listener, to, orders, cuts.subscribe(), count));
+        Ok(Self { address, pace, cuts, connections, accepting })
     }
 
     /// Where clients connect.
@@ -66,6 +69,11 @@ impl Proxy {
         self.pace.send_replace(Pace::OneByOne);
     }
 
+    /// Breaks every connection; new ones are accepted.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
     /// Bytes pass again, also those that were held back.
     pub fn resume(&self) {
         self.pace.send_replace(Pace::Free);
@@ -79,11 +87,24 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, orders: watch::Receiver<Pace>, count: watch::Sender<u64>) {
+async fn accept(
+    listener: TcpListener,
+    to: SocketAddr,
+    orders: watch::Receiver<Pace>,
+    mut cuts: watch::Receiver<u64>,
+    count: watch::Sender<u64>,
+) {
     let mut connections = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
-        count.send_modify(|count| *count += 1);
-        connections.spawn(forward(client, to, orders.clone()));
+    loop {
+        tokio::select! {
+            biased; // A cut first: who connects afterwards is not meant.
+            Ok(()) = cuts.changed() => connections.abort_all(),
+            Ok((client, _)) = listener.accept() => {
+                count.send_modify(|count| *count += 1);
+                connections.spawn(forward(client, to, orders.clone()));
+            }
+            else => return,
+        }
         // Reap what has ended, so that the set does not grow.
         while connections.try_join_next().is_some() {}
     }

@@ -79,6 +79,16 @@ impl GoControlPlane {
         self.until(&expected, |line| (line.starts_with(&delta) && line.ends_with(&removed)).then_some(())).await
     }
 
+    /// What its delta responses had so far: a type, and how many resources. Those that it sent before what was last waited
+    /// for are there.
+    pub fn deltas(&self) -> Vec<(String, usize)> {
+        let delta = |line: &String| {
+            let (type_url, rest) = line.strip_prefix("delta ")?.split_once(' ')?;
+            Some((type_url.to_owned(), rest.split(' ').next()?.parse().ok()?))
+        };
+        self.said.iter().filter_map(delta).collect()
+    }
+
     /// The first line from which `pick` makes something, among those that were said already or will be.
     async fn until<T>(&mut self, expected: &str, pick: impl Fn(&str) -> Option<T>) -> Result<T, PeerError> {
         let mut heard = 0;

@@ -2,13 +2,14 @@
 //!
 //! What our control plane and our backends may forgive, these do not. It does NOT test balancing in depth.
 
-use crate::rig::{OurControlPlane, addresses, backends, bootstrap, json_resources, within};
+use crate::rig::{OurControlPlane, addresses, backends, bootstrap, json_resources, until, within};
 use interop_tests::{
     peers::{CoreBackend, GoControlPlane},
     proto::testing::{
         Payload, ResponseParameters, SimpleRequest, StreamingInputCallRequest, StreamingOutputCallRequest,
         test_service_client::TestServiceClient,
     },
+    proxy::Proxy,
 };
 use mesh_client::{Bootstrap, Mesh, MeshChannel};
 use mesh_xds::{
@@ -18,12 +19,18 @@ use mesh_xds::{
     },
     resource::Kind,
 };
+use serde_json::json;
 use std::collections::BTreeMap;
 use tokio_stream::StreamExt;
 
 fn mesh(node: &str, control_plane: impl ToString) -> Mesh {
-    let bootstrap = Bootstrap::parse(&bootstrap(node, control_plane).to_string()).expect("well-formed");
-    Mesh::builder(bootstrap).build()
+    mesh_with(node, control_plane, &[])
+}
+
+fn mesh_with(node: &str, control_plane: impl ToString, features: &[&str]) -> Mesh {
+    let mut bootstrap = bootstrap(node, control_plane);
+    bootstrap["xds_servers"][0]["server_features"] = json!(features);
+    Mesh::builder(Bootstrap::parse(&bootstrap.to_string()).expect("well-formed")).build()
 }
 
 /// Who answers `calls` calls, one after the other; a failed one fails the test.
@@ -65,10 +72,7 @@ async fn go_control_plane_leads_our_client_in_delta() {
     let [a, b, c] = backends(["a", "b", "c"]).await;
     let mut control_plane = GoControlPlane::start().await.expect("set up");
     control_plane.serve("1", &json_resources("greeter", &addresses([&a, &b]))).await.expect("consistent");
-    let mut bootstrap = bootstrap("ours-3", control_plane.address());
-    bootstrap["xds_servers"][0]["server_features"] = serde_json::json!(["xds_v3", "delta_ads"]);
-    let bootstrap = Bootstrap::parse(&bootstrap.to_string()).expect("well-formed");
-    let mesh = Mesh::builder(bootstrap).build();
+    let mesh = mesh_with("ours-3", control_plane.address(), &["xds_v3", "delta_ads"]);
     let mut client = TestServiceClient::new(mesh.channel("xds:///greeter").expect("a target"));
 
     assert_eq!(answers(&mut client, 100).await.values().sum::<u64>(), 100);
@@ -90,6 +94,62 @@ async fn go_control_plane_leads_our_client_in_delta() {
     control_plane.serve("4", &json_resources("greeter", &addresses([&a]))).await.expect("consistent");
     let moved = async { while !answers(&mut client, 10).await.keys().eq(["a"]) {} };
     within("answers from a", moved).await;
+}
+
+/// A cluster that our client refuses costs no call, and what comes after it counts again.
+async fn a_refused_cluster_of_go_control_plane(node: &str, features: &[&str]) {
+    let [a, b] = backends(["a", "b"]).await;
+    let mut control_plane = GoControlPlane::start().await.expect("set up");
+    let good = |backend| json_resources("greeter", &addresses([backend]));
+    control_plane.serve("1", &good(&a)).await.expect("consistent");
+    let mesh = mesh_with(node, control_plane.address(), features);
+    let mut client = TestServiceClient::new(mesh.channel("xds:///greeter").expect("a target"));
+    assert!(answers(&mut client, 1).await.keys().eq(["a"]));
+    let mut bad = good(&a);
+    bad[2]["lb_policy"] = json!(77);
+    control_plane.serve("2", &bad).await.expect("consistent");
+    let refused = control_plane.verdict(Kind::Cluster.type_url(), "2").await.expect("judged").expect_err("refused");
+    assert!(refused.contains("greeter") && refused.contains("lb_policy"), "{refused}");
+    assert_eq!(answers(&mut client, 20).await, BTreeMap::from([("a".to_owned(), 20)]));
+    control_plane.serve("3", &good(&b)).await.expect("consistent");
+    let moved = async { while !answers(&mut client, 10).await.keys().eq(["b"]) {} };
+    within("answers from b", moved).await;
+    let failure = || mesh.status().xds.resource(Kind::Cluster, "greeter").expect("subscribed").failure.clone();
+    until("the good cluster", || failure().is_none()).await;
+}
+
+#[tokio::test]
+async fn go_control_plane_is_told_of_a_bad_cluster() {
+    a_refused_cluster_of_go_control_plane("ours-4", &[]).await;
+}
+
+#[tokio::test]
+async fn go_control_plane_is_told_of_a_bad_cluster_in_delta() {
+    a_refused_cluster_of_go_control_plane("ours-5", &["delta_ads"]).await;
+}
+
+#[tokio::test]
+async fn go_control_plane_sends_nothing_again_after_a_cut() {
+    let [a, b] = backends(["a", "b"]).await;
+    let mut control_plane = GoControlPlane::start().await.expect("set up");
+    let proxy = Proxy::start(control_plane.address().parse().expect("an address")).await.expect("a free port");
+    control_plane.serve("1", &json_resources("greeter", &addresses([&a]))).await.expect("consistent");
+    let mesh = mesh_with("ours-6", proxy.address(), &["delta_ads"]);
+    let mut client = TestServiceClient::new(mesh.channel("xds:///greeter").expect("a target"));
+    assert!(answers(&mut client, 1).await.keys().eq(["a"]));
+    for kind in Kind::ALL {
+        control_plane.verdict(kind.type_url(), "1").await.expect("judged").expect("accepted");
+    }
+    let before = control_plane.deltas().len();
+    assert_eq!(before, 4, "{:?}", control_plane.deltas());
+    proxy.cut();
+    until("a new connection", || proxy.connections() == 2).await;
+    control_plane.serve("2", &json_resources("greeter", &addresses([&b]))).await.expect("consistent");
+    let moved = async { while !answers(&mut client, 10).await.keys().eq(["b"]) {} };
+    within("answers from b", moved).await;
+    control_plane.verdict(Kind::Endpoints.type_url(), "2").await.expect("judged").expect("accepted");
+    // What was told as held (`initial_resource_versions`) is not news.
+    assert_eq!(control_plane.deltas()[before..], [(Kind::Endpoints.type_url().to_owned(), 1)]);
 }
 
 #[tokio::test]
