@@ -1,7 +1,7 @@
 //! Frames that no control plane should send: nothing panics, and each gets its one answer.
 //!
 //! From the bytes of a message to the requests that follow, everything but the transport. The corpus is what an istiod
-//! sent, in SotW and in delta; `mutate` makes of it what is nearly right. `FUZZ_INPUTS` sets how many frames each variant
+//! sent, in SotW and in delta, and what it never says: names of authorities, errors and removals; `mutate` makes of it what is nearly right. `FUZZ_INPUTS` sets how many frames each variant
 //! gets, `FUZZ_SEED` where the dice start. A failure prints the frame. It does NOT ask what the resources mean.
 
 #[path = "../../../tests/fuzz/mutate.rs"]
@@ -9,15 +9,21 @@ mod mutate;
 
 use super::*;
 use crate::{
-    XdsServer,
+    Authority, XdsServer,
     ads::{Asks, Offline},
     bootstrap::Transport,
     in_process::InProcess,
+    name::canonical_string,
 };
 use bytes::Bytes;
 use envoy_types::pb::{
-    envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource as Wrapper},
-    google::protobuf::Any,
+    envoy::{
+        config::listener::v3 as pb,
+        service::discovery::v3::{
+            DeltaDiscoveryResponse, DiscoveryResponse, Resource as Wrapper, ResourceError, ResourceName,
+        },
+    },
+    google::{protobuf::Any, rpc},
 };
 use fastrand::Rng;
 use mutate::{Seed, mutant, seeds};
@@ -82,7 +88,46 @@ fn corpus(transport: Transport) -> Vec<Seed> {
             });
         }
     }
+    frames.extend(unsaid(&frames, transport));
     seeds(frames)
+}
+
+/// What no istiod says: the listeners of some of its frames under `xdstp:` names, with errors and removals of others.
+fn unsaid(frames: &[Bytes], transport: Transport) -> Vec<Bytes> {
+    let federated = |name: &str| format!("xdstp://a/envoy.config.listener.v3.Listener/{name}?b=2&a=1");
+    let error = |name: &str, code| ResourceError {
+        resource_name: Some(resource_name(name)),
+        error_detail: Some(rpc::Status { code, message: "why".to_owned(), details: Vec::new() }),
+    };
+    let mut unsaid = Vec::new();
+    for (name, code) in listeners(&seeds(frames.to_vec())).into_iter().take(40).zip([5, 7, 14, 0].into_iter().cycle()) {
+        let address = Some(Default::default());
+        let listener = pb::Listener { name: federated(&name), address, ..pb::Listener::default() };
+        let any = Any { type_url: Kind::Listener.type_url().to_owned(), value: listener.encode_to_vec() };
+        let (type_url, resource_errors) =
+            (any.type_url.clone(), vec![error(&name, code), error(&federated(&name), code)]);
+        unsaid.push(match transport {
+            Transport::Sotw => {
+                let resources = vec![any];
+                DiscoveryResponse { type_url, resources, resource_errors, ..Default::default() }.encode_to_vec().into()
+            }
+            Transport::Delta => DeltaDiscoveryResponse {
+                type_url,
+                resources: vec![Wrapper { name: federated(&name), resource: Some(any), ..Wrapper::default() }],
+                removed_resources: vec![name.clone()],
+                removed_resource_names: vec![resource_name(&name), resource_name(&federated(&name))],
+                resource_errors,
+                ..Default::default()
+            }
+            .encode_to_vec()
+            .into(),
+        });
+    }
+    unsaid
+}
+
+fn resource_name(name: &str) -> ResourceName {
+    ResourceName { name: name.to_owned(), ..ResourceName::default() }
 }
 
 fn wrapped(frame: &Bytes) -> Bytes {
@@ -123,7 +168,8 @@ impl Client {
     fn new(transport: Transport, corpus: &[Seed]) -> Self {
         let server = XdsServer::new(InProcess::new("cp").0);
         let server = if transport == Transport::Delta { server.delta() } else { server };
-        let bootstrap = Bootstrap::builder().server(server).build().expect("one server is enough");
+        let bootstrap = Bootstrap::builder().server(server).authority("a", Authority::default());
+        let bootstrap = bootstrap.build().expect("one server is enough");
         let id = bootstrap.servers().map(|(id, _)| id).next().expect("there is one");
         let mut client = Self {
             server: id,
@@ -132,7 +178,7 @@ impl Client {
             offline: Offline::new(transport),
             runtime: Builder::new_current_thread().build().expect("a runtime without I/O"),
             now: Instant::now(),
-            listeners: listeners(corpus).into_iter().collect(),
+            listeners: listeners(corpus).into_iter().map(canonical_string).collect(),
             watched: BTreeSet::new(),
             acks: 0,
             nacks: 0,
