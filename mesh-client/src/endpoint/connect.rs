@@ -1,14 +1,8 @@
-//! Dialling: addresses by Happy Eyeballs (A61), the connect timeout, and sockets that count their writes.
+//! Sockets: addresses by Happy Eyeballs (A61), how connections are made and kept, and writes that are counted.
 //!
-//! A dial fails for certain within [`DialOptions::connect_timeout`], which also covers the proof that the peer speaks
-//! HTTP/2. This file does NOT retry: backoff is the cluster worker's.
+//! What is spoken on a socket is NOT known here.
 
-use super::{Connection, ConnectionEvent, Endpoint, Gate, Protocol};
-#[cfg(feature = "http1")]
-use crate::task::Tasks;
-use crate::{breaker::Counters, wakeups::Wakeups};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use mesh_xds::resource::ClusterName;
 use std::{
     collections::BTreeSet,
     io::{self, IoSlice},
@@ -24,7 +18,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, sleep, timeout_at},
+    time::sleep,
 };
 
 /// "Happy Eyeballs step 250 ms" (A61).
@@ -67,56 +61,6 @@ pub(crate) struct Keepalive {
     pub(crate) timeout: Duration,
     /// Also while no call is in flight (`permit_without_calls`).
     pub(crate) while_idle: bool,
-}
-
-/// One dial of one endpoint, run as a task by the cluster worker: it ends when the connection is closed.
-#[derive(Debug)]
-pub(crate) struct Dial {
-    pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) cluster: ClusterName,
-    pub(crate) protocol: Protocol,
-    pub(crate) options: Arc<DialOptions>,
-    /// Of the cluster: they know of the connection while it is dialled and open.
-    pub(crate) counters: Arc<Counters>,
-    /// For the connections of a pool.
-    #[cfg(feature = "http1")]
-    pub(crate) tasks: Tasks,
-    pub(crate) wakeups: Arc<Wakeups>,
-}
-
-impl Dial {
-    /// Connects, reports what happens through `report` (false = nobody listens any more), and drives the connection.
-    pub(crate) async fn run(self, report: impl Fn(ConnectionEvent) -> bool) {
-        // An endpoint is dialled here when it has no connection.
-        let permit = self.counters.first_connection();
-        let deadline = Instant::now() + self.options.connect_timeout;
-        let connected = timeout_at(deadline, happy_eyeballs(interleaved(self.endpoint.addresses.iter()))).await;
-        let (io, peer) = match connected {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => {
-                report(ConnectionEvent::Failed(error));
-                return;
-            }
-            Err(_elapsed) => {
-                report(ConnectionEvent::Failed(format!("no connection within {:?}", self.options.connect_timeout)));
-                return;
-            }
-        };
-        let gate = Arc::new(Gate::new(self.wakeups));
-        let (endpoint, cluster, shared) = (self.endpoint, self.cluster, Arc::clone(&gate));
-        let connection = |transport| Connection { endpoint, cluster, peer, gate: shared, transport };
-        match self.protocol {
-            Protocol::Http2 => {
-                super::h2::run(Tracked::new(io), gate, deadline, &self.options, connection, report).await;
-                drop(permit);
-            }
-            #[cfg(feature = "http1")]
-            Protocol::Http1 => {
-                let first = super::h1::First { io, peer, permit, counters: self.counters };
-                super::h1::run(first, gate, &self.options, self.tasks, connection, report).await;
-            }
-        }
-    }
 }
 
 /// Each once, families in turn, starting with the first one's (A61).

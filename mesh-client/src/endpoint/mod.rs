@@ -13,11 +13,13 @@
 //! It does NOT choose endpoints and does NOT decide about retries.
 
 mod connect;
+mod dial;
 #[cfg(feature = "http1")]
 mod h1;
 mod h2;
 
-pub(crate) use connect::{Dial, DialOptions, Keepalive, interleaved};
+pub(crate) use connect::{DialOptions, Keepalive, interleaved};
+pub(crate) use dial::Dial;
 
 use crate::{
     breaker::{Breaker, Permit, Waiting},
