@@ -14,13 +14,15 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 /// Callers at work.
 pub(crate) struct Crowd {
     callers: JoinSet<Outcome>,
     /// How many calls may still be begun.
     left: Arc<AtomicU64>,
+    /// How many have their answer.
+    answers: watch::Sender<u64>,
 }
 
 /// What became of their calls.
@@ -44,9 +46,17 @@ impl Crowd {
     }
 
     fn with_calls(channel: &MeshChannel, callers: usize, calls: u64, next: fn() -> Call) -> Self {
-        let left = Arc::new(AtomicU64::new(calls));
-        let caller = |_| call_on(channel.clone(), next, Arc::clone(&left));
-        Self { callers: (0..callers).map(caller).collect(), left }
+        let (left, answers) = (Arc::new(AtomicU64::new(calls)), watch::Sender::default());
+        let caller = |_| call_on(channel.clone(), next, Arc::clone(&left), answers.clone());
+        Self { callers: (0..callers).map(caller).collect(), left, answers }
+    }
+
+    /// Waits until `count` more calls have their answer.
+    pub(crate) async fn goes_on(&self, count: u64) {
+        let goal = *self.answers.borrow() + count;
+        within("answers", self.answers.subscribe().wait_for(|answers| *answers >= goal))
+            .await
+            .expect("the sender is ours");
     }
 
     /// No caller begins another call.
@@ -64,10 +74,16 @@ impl Crowd {
     }
 }
 
-async fn call_on(channel: MeshChannel, next: fn() -> Call, left: Arc<AtomicU64>) -> Outcome {
+async fn call_on(
+    channel: MeshChannel,
+    next: fn() -> Call,
+    left: Arc<AtomicU64>,
+    answers: watch::Sender<u64>,
+) -> Outcome {
     let mut outcome = Outcome::default();
     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
         outcome.count(next().on(&channel).await);
+        answers.send_modify(|answers| *answers += 1);
     }
     outcome
 }

@@ -1,8 +1,7 @@
 //! Outlier detection over the wire: who gets no calls for a while, for how its calls ended (A50, and Envoy's consecutive
 //! errors and errors of local origin).
 //!
-//! Tests leap over intervals, and wait for none. The numbers of the algorithm are the unit tests' business
-//! (`mesh-client/src/outlier`).
+//! Tests leap over intervals, and wait for none. A50's own sweeps are NOT tested here; `outlier_sweeps` does.
 
 use crate::{
     features::{Call, World, check, features, get, grpc},
@@ -13,40 +12,44 @@ use std::time::Duration;
 
 /// Cluster `a` with these fields, and endpoints a to e.
 macro_rules! five {
-    ($fields:literal) => {
+    ($($fields:literal),+) => {
         concat!(
-            "{clusters: {a: {",
-            $fields,
-            "}}, endpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}, {$d}, {$e}]}]}}}"
+            "clusters: {a: {",
+            $($fields,)+
+            "}}\nendpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}, {$d}, {$e}]}]}}"
         )
     };
 }
 
-/// The same, with 50 ms for each call, and nothing judged but errors of local origin.
+/// The same, for calls that may take 50 ms, where answers that do not come count by themselves.
 macro_rules! five_of_local_origin {
     ($fields:literal) => {
         concat!(
-            "{routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0.05s}}], clusters: {a: {outlier_detection: {
-                enforcing_success_rate: 0, split_external_local_origin_errors: true, max_ejection_percent: 20, ",
-            $fields,
-            "}}}, endpoints: {a: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}, {$d}, {$e}]}]}}}"
+            "routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 0.05s}}]\n",
+            five!(
+                "outlier_detection: {enforcing_success_rate: 0, split_external_local_origin_errors: true, \
+                 max_ejection_percent: 20, ",
+                $fields,
+                "}"
+            )
         )
     };
 }
+pub(crate) use five;
 
 /// How many endpoints are ejected.
-fn ejected(world: &World) -> usize {
+pub(crate) fn ejected(world: &World) -> usize {
     let status = world.channel.status();
     status.clusters.iter().flat_map(|cluster| &cluster.endpoints).filter(|endpoint| endpoint.ejected).count()
 }
 
 /// gRPC calls that fail at a, and nowhere else.
-fn bad_a() -> Call {
+pub(crate) fn bad_a() -> Call {
     grpc().header("rpc-behavior", "hostname=a error-code-14")
 }
 
 /// Fails unless a gets no call, though it is connected, and the others get theirs.
-async fn a_is_out(world: &World) -> Result<(), String> {
+pub(crate) async fn a_is_out(world: &World) -> Result<(), String> {
     let counts = world.calls(100, bad_a()).await;
     check(counts.keys().all(|hostname| ["b", "c", "d", "e"].contains(&hostname.as_str())), format!("{counts:?}"))?;
     check(world.a.counters().open_connections == 1, "its connection stays")
@@ -66,41 +69,13 @@ async fn answers_that_do_not_come_eject_a(world: &World) -> Result<(), String> {
     check(!counts.contains_key("504"), format!("{counts:?}"))
 }
 
+/// Fails unless these calls are enough for one endpoint to be ejected.
+async fn one_is_out_after(world: &World, count: usize, call: Call) -> Result<(), String> {
+    world.calls(count, call).await;
+    check(ejected(world) == 1, format!("one endpoint ejected, and not {}", ejected(world)))
+}
+
 features! {
-    success_rate {
-        row: "outlier detection: an empty message ejects by success rate; the connection stays, and the endpoint returns in time",
-        source: "A50, `Cluster.outlier_detection`",
-        config: five!("outlier_detection: {}"),
-        strip: [("/clusters/a/outlier_detection", "")],
-        |world| {
-            world.ready("a", 5).await?;
-            world.calls(600, bad_a()).await;
-            world.leap(10).await;
-            world.calls(1, grpc()).await;
-            check(ejected(world) == 1, "one endpoint is ejected at the first sweep")?;
-            a_is_out(world).await?;
-            world.leap(31).await;
-            until("it is back", || ejected(world) == 0).await;
-            let counts = world.calls(100, grpc()).await;
-            check(counts.contains_key("a"), format!("{counts:?}"))
-        }
-    }
-
-    failure_percentage {
-        row: "outlier detection: by the percentage of failures",
-        source: "A50, `OutlierDetection.failure_percentage_threshold`, `.enforcing_failure_percentage`",
-        config: five!("outlier_detection: {enforcing_success_rate: 0, enforcing_failure_percentage: 100, failure_percentage_threshold: 50}"),
-        strip: [("/clusters/a/outlier_detection/enforcing_failure_percentage", "")],
-        |world| {
-            world.ready("a", 5).await?;
-            world.calls(600, bad_a()).await;
-            world.leap(10).await;
-            world.calls(1, grpc()).await;
-            check(ejected(world) == 1, "one endpoint is ejected at the first sweep")?;
-            a_is_out(world).await
-        }
-    }
-
     consecutive_5xx {
         row: "outlier detection: at once after so many answers 5xx in a row; gRPC codes count as the HTTP status that stands for them",
         source: "Envoy, `OutlierDetection.consecutive_5xx`",
@@ -108,8 +83,7 @@ features! {
         strip: [("/clusters/a/outlier_detection/consecutive_5xx", "")],
         |world| {
             world.ready("a", 5).await?;
-            world.calls(60, bad_a()).await;
-            check(ejected(world) == 1, "one endpoint is ejected")?;
+            one_is_out_after(world, 60, bad_a()).await?;
             a_is_out(world).await
         }
     }
@@ -123,8 +97,7 @@ features! {
             world.ready("a", 5).await?;
             world.calls(60, grpc().header("rpc-behavior", "hostname=a error-code-13")).await;
             check(ejected(world) == 0, "INTERNAL is a 500")?;
-            world.calls(60, bad_a()).await;
-            check(ejected(world) == 1, "one endpoint is ejected")?;
+            one_is_out_after(world, 60, bad_a()).await?;
             a_is_out(world).await
         }
     }
@@ -137,8 +110,7 @@ features! {
         |world| {
             world.calls(60, get("/").header("rpc-behavior", "hostname=a error-code-503")).await;
             check(ejected(world) == 0, "an answer is an answer")?;
-            world.calls(60, get("/").header("rpc-behavior", "hostname=a keep-open")).await;
-            check(ejected(world) == 1, "one endpoint is ejected")?;
+            one_is_out_after(world, 60, get("/").header("rpc-behavior", "hostname=a keep-open")).await?;
             let counts = world.calls(100, get("/").header("rpc-behavior", "hostname=a keep-open")).await;
             check(!counts.contains_key("504"), format!("{counts:?}"))
         }
@@ -169,8 +141,7 @@ features! {
         strip: [("/clusters/a/outlier_detection/max_ejection_time_jitter", "")],
         |world| {
             world.ready("a", 5).await?;
-            world.calls(60, bad_a()).await;
-            check(ejected(world) == 1, "one endpoint is ejected")?;
+            one_is_out_after(world, 60, bad_a()).await?;
             world.leap(41).await;
             for _ in 0..50 {
                 world.calls(16, grpc()).await;
@@ -191,8 +162,7 @@ features! {
         strip: [("/clusters/a/outlier_detection/max_ejection_percent", "100")],
         |world| {
             world.ready("a", 3).await?;
-            world.calls(90, grpc().header("rpc-behavior", "error-code-14")).await;
-            check(ejected(world) == 1, format!("one of five, and not {}", ejected(world)))
+            one_is_out_after(world, 90, grpc().header("rpc-behavior", "error-code-14")).await
         }
     }
 

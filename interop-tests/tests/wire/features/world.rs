@@ -26,7 +26,15 @@ use mesh_xds::{
     resource::{IgnoredField, Kind},
 };
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time;
 use tower_service::Service;
 
@@ -43,11 +51,12 @@ pub(crate) struct World {
     pub(crate) b: Backend,
     pub(crate) c: Backend,
     /// `d`, `e` and `f`.
-    _more: [Backend; 3],
+    more: [Backend; 3],
     pub(crate) mesh: TestMesh,
     pub(crate) channel: MeshChannel,
     document: Value,
     ports: Ports,
+    leapt: Arc<AtomicU64>,
 }
 
 /// The port of each backend, to write a document with.
@@ -71,7 +80,7 @@ impl World {
         let channel = mesh.mesh().channel(&format!("xds:///{SERVICE}")).expect("a valid target");
         channel.ready(Duration::from_secs(20)).await.expect("configured");
         let [a, b, c, more @ ..] = backends;
-        let world = Self { a, b, c, _more: more, mesh, channel, document, ports };
+        let world = Self { a, b, c, more, mesh, channel, document, ports, leapt: Arc::default() };
         world.assert_accepted();
         world
     }
@@ -163,8 +172,20 @@ impl World {
         outcome
     }
 
+    /// How many calls each backend has had.
+    pub(crate) fn served(&self) -> [u64; 6] {
+        let [d, e, f] = &self.more;
+        [&self.a, &self.b, &self.c, d, e, f].map(|backend| backend.counters().calls)
+    }
+
+    /// How many seconds of the clock were leapt over.
+    pub(crate) fn leapt(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.leapt)
+    }
+
     /// Lets every timer of the next `seconds` be due.
     pub(crate) async fn leap(&self, seconds: u64) {
+        self.leapt.fetch_add(seconds, Ordering::Relaxed);
         time::pause();
         time::advance(Duration::from_secs(seconds)).await;
         time::resume();
