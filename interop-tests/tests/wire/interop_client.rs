@@ -29,7 +29,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::process::Command;
 use tonic::transport::Channel;
 
-fn one_service(name: &str, addresses: &[SocketAddr]) -> Resources {
+pub(crate) fn one_service(name: &str, addresses: &[SocketAddr]) -> Resources {
     Resources::default()
         .with(listener(name, "routes"))
         .with(route_config("routes", vec![virtual_host("*", "blue")]))
@@ -38,13 +38,13 @@ fn one_service(name: &str, addresses: &[SocketAddr]) -> Resources {
 }
 
 /// The binary and a channel to its admin port.
-struct Client {
+pub(crate) struct Client {
     process: Process,
     admin: Channel,
 }
 
 impl Client {
-    async fn start(control_plane: SocketAddr, flags: &[&str]) -> Self {
+    pub(crate) async fn start(control_plane: SocketAddr, flags: &[&str]) -> Self {
         let port = free_port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xds_interop_client"));
         command.args(["--server=xds:///greeter", &format!("--stats_port={port}")]).args(flags);
@@ -57,14 +57,14 @@ impl Client {
         Self { process, admin: admin.connect().await.expect("its admin port") }
     }
 
-    async fn next(&self, num_rpcs: i32, metadata_keys: &[&str]) -> LoadBalancerStatsResponse {
+    pub(crate) async fn next(&self, num_rpcs: i32, metadata_keys: &[&str]) -> LoadBalancerStatsResponse {
         let metadata_keys = metadata_keys.iter().map(|&key| key.to_owned()).collect();
         let request = LoadBalancerStatsRequest { num_rpcs, timeout_sec: 30, metadata_keys };
         let mut service = LoadBalancerStatsServiceClient::new(self.admin.clone());
         service.get_client_stats(request).await.expect("answered").into_inner()
     }
 
-    async fn configure(&self, types: &[RpcType], metadata: Vec<Metadata>) {
+    pub(crate) async fn configure(&self, types: &[RpcType], metadata: Vec<Metadata>) {
         let types = types.iter().map(|&rpc| rpc.into()).collect();
         let request = ClientConfigureRequest { types, metadata, timeout_sec: 0 };
         let mut service = XdsUpdateClientConfigureServiceClient::new(self.admin.clone());

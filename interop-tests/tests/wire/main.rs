@@ -60,6 +60,7 @@ mod own_layers;
 mod peers_without_us;
 mod process;
 mod protocols;
+mod psm_outlier_detection;
 mod refuser;
 mod removals;
 mod retries;
