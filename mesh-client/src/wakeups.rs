@@ -143,4 +143,33 @@ mod tests {
         timeout(Duration::from_secs(60), callers.join_all()).await.expect("each has its turns");
         assert_eq!(wakeups.waiting(), 0);
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_cannot_have_the_one_thing_keeps_nobody_from_it() {
+        let (wakeups, free) = (Arc::new(Wakeups::default()), Arc::new(AtomicBool::new(true)));
+        let (mut callers, mut choosy) = (JoinSet::new(), JoinSet::new());
+        for number in 0..16 {
+            let (wakeups, free) = (Arc::clone(&wakeups), Arc::clone(&free));
+            let take = move || free.swap(false, Ordering::SeqCst).then(|| Arc::clone(&free));
+            // None of these can have it; half of the callers are as choosy, and can.
+            for _ in 0..10 {
+                let wakeups = Arc::clone(&wakeups);
+                choosy.spawn(async move { wakeups.wait_choosily(|| None::<()>).await });
+            }
+            callers.spawn(async move {
+                for _ in 0..100 {
+                    let free = match number % 2 {
+                        0 => wakeups.wait_unless(&take).await,
+                        _ => wakeups.wait_choosily(&take).await,
+                    };
+                    tokio::task::yield_now().await;
+                    free.store(true, Ordering::SeqCst);
+                    wakeups.one();
+                }
+            });
+        }
+        timeout(Duration::from_secs(60), callers.join_all()).await.expect("each has its turns");
+        choosy.shutdown().await;
+        assert_eq!(wakeups.waiting(), 0);
+    }
 }
