@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 pub struct MeshBuilder {
     bootstrap: Bootstrap,
     filters: Makers,
+    outlier_detection: Option<OutlierDetection>,
     runtime: Option<Handle>,
     keeps: Option<Box<dyn Send + Sync>>,
 }
@@ -30,7 +31,7 @@ impl fmt::Debug for MeshBuilder {
 
 impl MeshBuilder {
     pub(crate) fn new(bootstrap: Bootstrap) -> Self {
-        Self { bootstrap, filters: Makers::default(), runtime: None, keeps: None }
+        Self { bootstrap, filters: Makers::default(), outlier_detection: None, runtime: None, keeps: None }
     }
 
     /// Where connections and workers of this mesh run; unset, the runtime that [`build`](Self::build) is called in.
@@ -45,6 +46,23 @@ impl MeshBuilder {
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.bootstrap = self.bootstrap.with_resolver(resolver);
+        self
+    }
+
+    /// Which endpoints get no calls for a while, for how their calls end, in clusters that do not say (`outlier_detection`,
+    /// A50), for all channels of this mesh that do not say otherwise ([`ChannelBuilder::outlier_detection`]), those of
+    /// [`Mesh::http_client`] too. Istio's control plane tells gRPC clients nothing of the kind.
+    ///
+    /// ```
+    /// # use mesh_client::{MeshBuilder, outlier_detection::{Consecutive, OutlierDetection}};
+    /// # fn build(builder: MeshBuilder) {
+    /// let five_in_a_row = OutlierDetection { consecutive_5xx: Some(Consecutive::after(5)), ..OutlierDetection::default() };
+    /// let mesh = builder.outlier_detection(five_in_a_row).build();
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
+        self.outlier_detection = Some(detection);
         self
     }
 
@@ -107,7 +125,7 @@ impl MeshBuilder {
     /// When called outside a tokio runtime and without [`runtime`](Self::runtime).
     pub fn build(self) -> Mesh {
         let runtime = self.runtime.unwrap_or_else(Handle::current);
-        Mesh::start(self.bootstrap, self.filters, runtime, self.keeps)
+        Mesh::start(self.bootstrap, self.filters, self.outlier_detection.map(Arc::new), runtime, self.keeps)
     }
 }
 
@@ -122,7 +140,7 @@ pub struct ChannelBuilder {
     #[cfg(feature = "http1")]
     http_protocol: HttpVersion,
     max_pending: u32,
-    outlier_detection: Option<OutlierDetection>,
+    outlier_detection: Option<Arc<OutlierDetection>>,
     retries: bool,
     retry_throttling: Option<RetryThrottling>,
     dial: DialOptions,
@@ -132,6 +150,7 @@ pub struct ChannelBuilder {
 
 impl ChannelBuilder {
     pub(crate) fn new(mesh: Mesh, target: String) -> Self {
+        let outlier_detection = mesh.outlier_detection();
         Self {
             mesh,
             target,
@@ -141,7 +160,7 @@ impl ChannelBuilder {
             #[cfg(feature = "http1")]
             http_protocol: HttpVersion::default(),
             max_pending: 1024,
-            outlier_detection: None,
+            outlier_detection,
             retries: true,
             retry_throttling: None,
             dial: DialOptions::default(),
@@ -209,10 +228,10 @@ impl ChannelBuilder {
     }
 
     /// Which endpoints get no calls for a while, for how their calls end, in clusters that do not say (`outlier_detection`,
-    /// A50). Istio's do not, to gRPC clients.
+    /// A50); unset, what [`MeshBuilder::outlier_detection`] says.
     #[must_use]
     pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
-        self.outlier_detection = Some(detection);
+        self.outlier_detection = Some(Arc::new(detection));
         self
     }
 
@@ -298,7 +317,7 @@ impl ChannelBuilder {
         let settings = ClusterSettings {
             dial: DialOptions { keepalive, ..self.dial },
             max_pending: self.max_pending,
-            outlier_detection: self.outlier_detection.map(Arc::new),
+            outlier_detection: self.outlier_detection,
         };
         self.mesh.open(TargetName::new(listener, name), options, settings)
     }

@@ -49,6 +49,8 @@ pub(crate) struct MeshInner {
     xds: XdsClient,
     bootstrap: Arc<Bootstrap>,
     filters: Arc<Makers>,
+    /// For channels, and clusters, that do not say.
+    outlier_detection: Option<Arc<OutlierDetection>>,
     clusters: Mutex<FxHashMap<ClusterKey, Weak<Cluster>>>,
     channels: Mutex<Vec<Weak<Inner>>>,
     /// Workers and connections.
@@ -113,6 +115,7 @@ impl Mesh {
     pub(crate) fn start(
         bootstrap: Bootstrap,
         filters: Makers,
+        outlier_detection: Option<Arc<OutlierDetection>>,
         runtime: Handle,
         keeps: Option<Box<dyn Send + Sync>>,
     ) -> Self {
@@ -122,6 +125,7 @@ impl Mesh {
                 xds: XdsClient::connect(Arc::clone(&bootstrap)),
                 bootstrap,
                 filters: Arc::new(filters),
+                outlier_detection,
                 clusters: Mutex::default(),
                 channels: Mutex::default(),
                 tasks: Tasks::new(runtime.clone()),
@@ -184,6 +188,11 @@ impl Mesh {
 
     fn live_channels(&self) -> Vec<Arc<Inner>> {
         lock(&self.inner.channels).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What channels do that do not say.
+    pub(crate) fn outlier_detection(&self) -> Option<Arc<OutlierDetection>> {
+        self.inner.outlier_detection.clone()
     }
 
     /// The Listener of a target; `None` for an authority that the bootstrap does not have.

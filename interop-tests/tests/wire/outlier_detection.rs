@@ -4,10 +4,17 @@
 //! Tests leap over intervals, and wait for none. A50's own sweeps are NOT tested here; `outlier_sweeps` does.
 
 use crate::{
-    features::{Call, World, check, features, get, grpc},
-    rig::until,
+    features::{Call, SERVICE, World, check, features, get, grpc},
+    rig::{until, within},
 };
-use mesh_client::outlier_detection::{Consecutive, OutlierDetection};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
+use mesh_client::{
+    Mesh, MeshChannel,
+    outlier_detection::{Consecutive, OutlierDetection},
+};
+use mesh_xds::Bootstrap;
 use std::time::Duration;
 
 /// Cluster `a` with these fields, and endpoints a to e.
@@ -193,14 +200,61 @@ async fn a_channel_may_say_it_where_the_cluster_does_not() {
     };
     let channel = world.channel_builder().outlier_detection(detection).build().expect("a valid target");
     channel.ready(Duration::from_secs(20)).await.expect("configured");
-    let out = || channel.status().clusters[0].endpoints.iter().filter(|endpoint| endpoint.ejected).count();
-    while out() == 0 {
+    while out(&channel) == 0 {
         let _ = bad_a().on(&channel).await;
     }
     for _ in 0..20 {
         bad_a().on(&channel).await.expect("a gets no call");
     }
-    assert_eq!(out(), 1);
+    assert_eq!(out(&channel), 1);
+}
+
+/// Endpoints of the channel's one cluster that are ejected.
+fn out(channel: &MeshChannel) -> usize {
+    channel.status().clusters[0].endpoints.iter().filter(|endpoint| endpoint.ejected).count()
+}
+
+#[tokio::test]
+async fn a_mesh_may_say_it_for_all_its_channels_and_a_channel_otherwise() {
+    let world = World::start(five!(""), &[]).await;
+    let nobody = OutlierDetection { success_rate: None, always_eject_one_host: true, ..OutlierDetection::default() };
+    let detection = OutlierDetection { consecutive_5xx: Some(Consecutive::after(3)), ..nobody.clone() };
+    let server = world.mesh.control_plane().in_process();
+    let bootstrap = Bootstrap::builder().node_id("mesh-wide").server(server).build().expect("a server");
+    let mesh = Mesh::builder(bootstrap).outlier_detection(detection).build();
+    let target = format!("xds:///{SERVICE}");
+
+    let silent = mesh.channel(&target).expect("a valid target");
+    silent.ready(Duration::from_secs(20)).await.expect("configured");
+    while out(&silent) == 0 {
+        let _ = bad_a().on(&silent).await;
+    }
+    for _ in 0..20 {
+        bad_a().on(&silent).await.expect("a gets no call");
+    }
+
+    let own = mesh.channel_builder(&target).outlier_detection(nobody).build().expect("a valid target");
+    own.ready(Duration::from_secs(20)).await.expect("configured");
+    let before = world.a.counters().calls;
+    for _ in 0..100 {
+        let _ = bad_a().on(&own).await;
+    }
+    assert!(world.a.counters().calls >= before + 10, "a gets its turns");
+    assert_eq!(out(&own), 0);
+
+    let client = mesh.http_client();
+    let uri = format!("http://{SERVICE}/");
+    let bad_get = || {
+        let request = Request::get(&uri).header("rpc-behavior", "hostname=a error-code-503");
+        client.request(request.body(Empty::<Bytes>::new()).expect("valid"))
+    };
+    // Of clusters that detect the same, HTTP/1.1 and HTTP/2 endpoints are judged each for themselves.
+    while out(&silent) < 2 {
+        let _ = within("a response", bad_get()).await.expect("failures are responses");
+    }
+    for _ in 0..20 {
+        assert_eq!(within("a response", bad_get()).await.expect("failures are responses").status(), 200);
+    }
 }
 
 #[tokio::test]
