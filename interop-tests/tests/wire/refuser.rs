@@ -98,7 +98,9 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
     let refuses = books.refuses(request.headers());
     let mut body = request.into_body();
     // An error is the end: h2 tells it again and again.
-    while let Some(Ok(_)) = body.data().await {}
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+    }
     if refuses {
         return respond.send_reset(Reason::REFUSED_STREAM);
     }
