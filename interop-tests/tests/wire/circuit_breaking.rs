@@ -23,7 +23,7 @@ use mesh_xds::{
             core::v3::{ConfigSource, SelfConfigSource, config_source::ConfigSourceSpecifier},
             endpoint::v3::ClusterStats,
         },
-        resources::{ClusterExt, cluster_eds},
+        resources::{ClusterExt, cluster_eds, endpoints},
     },
     resource::Kind,
 };
@@ -376,6 +376,24 @@ async fn channels_and_meshes_count_together() {
         assert_eq!(in_flight(channel), 10);
     }
     drop(open);
+}
+
+#[tokio::test]
+async fn one_cluster_with_two_names_of_endpoints_is_counted_twice() {
+    let [a] = backends(["a"]).await;
+    let named = |service_name: &str| {
+        let mut cluster = cluster_eds("cb-key-cluster").with_max_requests(10);
+        if let Some(eds) = &mut cluster.eds_cluster_config {
+            eds.service_name = service_name.to_owned();
+        }
+        service("cb-key", &[]).with(cluster).with(endpoints(service_name, &addresses([&a])))
+    };
+    let meshes = [mesh(named("cb-key-one")), mesh(named("cb-key-two"))];
+    let [one, two] = [ready(&meshes[0], "cb-key").await, ready(&meshes[1], "cb-key").await];
+    let _open = [Open::start(&one, &a, 10, grpc()).await, Open::start(&two, &a, 10, grpc()).await];
+    for channel in [&one, &two] {
+        assert_eq!((refused(channel, 5, grpc()).await, in_flight(channel)), (5, 10));
+    }
 }
 
 #[tokio::test]

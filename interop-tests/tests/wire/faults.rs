@@ -22,6 +22,9 @@ pub(crate) static FAULTS: RwLock<()> = RwLock::const_new(());
 /// Five sigma are 0.05 for a half.
 const HALF: usize = 2_500;
 
+/// Five sigma are 0.05 for a quarter.
+const QUARTER: usize = 1_875;
+
 /// Five sigma are 0.02 for a tenth.
 const TENTH: usize = 5_625;
 
@@ -183,6 +186,29 @@ features! {
         }
     }
 
+    delay_or_abort {
+        row: "fault: a draw for the delay and another one for the abort: half and half are a quarter of each kind",
+        source: "A33, `HTTPFault.delay.percentage`, `.abort.percentage`",
+        config: faulty!("delay: {fixed_delay: 60s, percentage: {numerator: 50}},
+                         abort: {http_status: 403, percentage: {numerator: 50}}"),
+        strip: [("/http/http_filters/0/typed_config/abort", "")],
+        |world| {
+            let _turn = FAULTS.read().await;
+            let mut counts = BTreeMap::new();
+            for _ in 0..QUARTER {
+                let (answer, elapsed) = world.timed(grpc()).await;
+                let kind = match (answer.is_ok(), elapsed >= MINUTE) {
+                    (true, false) => "spared",
+                    (true, true) => "delayed",
+                    (false, false) => "aborted",
+                    (false, true) => "delayed and aborted",
+                };
+                *counts.entry(kind.to_owned()).or_default() += 1;
+            }
+            ["spared", "delayed", "aborted", "delayed and aborted"].iter().try_for_each(|kind| share(kind, 0.25, &counts))
+        }
+    }
+
     header_delay {
         row: "fault: the request asks for a delay", source: "A33, `HTTPFault.delay.header_delay`",
         config: faulty!("delay: {header_delay: {}, percentage: {numerator: 100}}"),
@@ -339,4 +365,19 @@ async fn a_call_that_ends_in_a_delay_is_no_active_fault_any_more() {
     assert!(calls.0.iter().all(|answer| answer.as_ref().is_err_and(|why| why.starts_with("DeadlineExceeded"))));
     assert_eq!(active_faults(), 0);
     assert_eq!(world.a.counters().calls, 0);
+}
+
+#[tokio::test]
+async fn meshes_of_a_process_count_their_active_faults_together() {
+    let _alone = FAULTS.write().await;
+    let config = faulty!("delay: {fixed_delay: 3600s, percentage: {numerator: 100}}, max_active_faults: 1");
+    let [first, second] = [World::start(config, &[]).await, World::start(config, &[]).await];
+    let delayed = tokio::spawn({
+        let channel = first.channel.clone();
+        async move { grpc().on(&channel).await }
+    });
+    until("the one call that may be delayed", || active_faults() == 1).await;
+    from("a", second.call(grpc()).await).expect("another mesh's call passes");
+    delayed.abort();
+    until("no call that is delayed", || active_faults() == 0).await;
 }

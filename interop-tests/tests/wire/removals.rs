@@ -6,9 +6,12 @@
 use crate::{
     load::Load,
     mesh::{SocketMesh, all_are_ready, applied, mesh, ready, service, soak, unary},
-    rig::{addresses, backends, until},
+    rig::{addresses, backends, until, within},
 };
-use interop_tests::backend::Backend;
+use interop_tests::{
+    backend::Backend,
+    proto::testing::{ResponseParameters, StreamingOutputCallRequest, test_service_client::TestServiceClient},
+};
 use mesh_client::testing::TestMesh;
 use mesh_xds::{
     control_plane::{
@@ -19,6 +22,8 @@ use mesh_xds::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{collections::BTreeSet, net::SocketAddr};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 #[tokio::test]
 async fn once_status_shows_that_an_endpoint_is_gone_an_idle_client_does_not_call_it() {
@@ -87,6 +92,30 @@ async fn a_cluster_leaves_the_routes_and_returns(dialect: Dialect) {
         assert!(now.counters().calls > new, "the new endpoint is not called");
     }
     load.stop().await.were_all_answered_by(&[&a, &b, &other]);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_when_its_cluster_leaves_the_routes() {
+    let [a, other] = backends(["a", "other"]).await;
+    let mesh = mesh(routed_to("old", a.address()));
+    let channel = ready(&mesh, "echo").await;
+    // One message at a time; the stream ends with the test.
+    let (messages, upload) = mpsc::channel(1);
+    let echo = || StreamingOutputCallRequest {
+        response_parameters: vec![ResponseParameters { size: 1, ..Default::default() }],
+        ..Default::default()
+    };
+    messages.send(echo()).await.expect("open");
+    let call = TestServiceClient::new(channel.clone()).full_duplex_call(ReceiverStream::new(upload)).await;
+    let mut stream = call.expect("opened").into_inner();
+    stream.message().await.expect("open").expect("an echo");
+
+    mesh.control_plane().set_unchecked(routed_to("other", other.address()));
+    within("the end of CDS", mesh.control_plane().wait_for_unsubscription(Kind::Cluster.type_url(), "old")).await;
+    applied(&mesh, Kind::RouteConfig, "routes").await;
+    assert_eq!(unary(&channel).await.expect("a reply"), "other");
+    messages.send(echo()).await.expect("still open");
+    stream.message().await.expect("still open").expect("an echo");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

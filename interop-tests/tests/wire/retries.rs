@@ -109,7 +109,10 @@ features! {
                            retry_on: unavailable, num_retries: 4, retry_back_off: {base_interval: 0.7s}}}}]",
         strip: [("/routes/0/route/retry_policy", "")],
         |world| {
-            attempts(world, failing(grpc()), "DeadlineExceeded", [2, 0]).await?;
+            let (answer, elapsed) = world.timed(failing(grpc())).await;
+            fails("DeadlineExceeded", &[], answer)?;
+            check((1_000..1_005).contains(&elapsed.as_millis()), format!("1 s, and not {elapsed:?}"))?;
+            check(world.a.counters().calls == 2, "two attempts")?;
             let head = world.a.last_call().ok_or("a call")?;
             let told = head.headers.get("grpc-timeout").and_then(|it| it.to_str().ok()).ok_or("grpc-timeout")?;
             let micros: u64 = told.trim_end_matches('u').parse().map_err(|_| format!("{told} in microseconds"))?;
