@@ -32,6 +32,9 @@ use tokio::time::Instant;
 /// Generated cases of a round; the corners come to them.
 const GENERATED: usize = 100;
 
+/// Differences of a round that need no reason, because they were not seen again.
+const FORGIVEN: usize = 3;
+
 /// A difference counts if it is there each of so many times: others are the machine's.
 const TIMES: usize = 3;
 
@@ -157,6 +160,8 @@ async fn the_same_configurations_have_the_same_effect_as_in_envoy() {
     findings.judge_shares();
     println!("{}  in {:.1} s", findings.report(), begin.elapsed().as_secs_f64());
     assert!(findings.unexplained.is_empty(), "differences without a reason (ORACLE_SEED={seed})");
+    // One that comes and goes is the machine's; many would be a race of ours.
+    assert!(findings.passing.len() <= FORGIVEN * soak(1) as usize, "too many differ now and then (ORACLE_SEED={seed})");
     // A class that no corner shows any more is one to be struck off.
     let shown: BTreeSet<_> = findings.explained.into_keys().collect();
     assert_eq!(shown, CLASSES.iter().map(|class| class.name).collect());
