@@ -53,7 +53,8 @@ use tower_service::Service;
 pub struct CircuitBreakerLayer(Arc<Breaker>);
 
 impl CircuitBreakerLayer {
-    /// A layer with this limit on calls; 1024 unless set, as in the mesh.
+    /// A layer with `max_requests` as its limit; 1024 unless set, as in the mesh. The other limits, `max_pending_requests`,
+    /// `max_retries` and `retry_budget` among them, have no effect: who waits and who is repeated is not known here.
     pub fn new(limits: CircuitBreakers) -> Self {
         Self(Arc::new(Breaker::new(Arc::default(), limits)))
     }

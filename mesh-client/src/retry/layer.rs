@@ -65,7 +65,8 @@ pub struct RetryLayer {
 }
 
 impl RetryLayer {
-    /// A layer that repeats calls by this policy.
+    /// A layer that repeats calls by this policy. What it says of hosts and priorities has no effect, since a layer does not
+    /// know them, nor has `per_try_idle_timeout`.
     pub fn new(policy: RetryPolicy) -> Self {
         Self { plan: Plan::new(Arc::new(policy)), throttle: None }
     }
