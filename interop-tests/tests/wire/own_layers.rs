@@ -94,6 +94,27 @@ async fn retries_for_a_tonic_channel() {
 }
 
 #[tokio::test]
+async fn timeouts_for_a_tonic_channel() {
+    let [a] = backends(["a"]).await;
+    let channel = Channel::from_shared(format!("http://{}", a.address())).expect("a URI").connect_lazy();
+    let limit = Duration::from_secs(2);
+    let timeouts = Timeouts { max_stream_duration: Some(limit), ..Timeouts::default() };
+    let channel = ServiceBuilder::new().layer(TimeoutLayer::new(timeouts)).service(channel);
+    let mut client = TestServiceClient::new(channel);
+    assert_eq!(client.unary_call(SimpleRequest::default()).await.expect("in time").into_inner().hostname, "a");
+    let told = a.last_call().expect("a call").headers.remove("grpc-timeout").expect("the server is told");
+    assert_eq!(told, "2000000u");
+    let mut request = tonic::Request::new(SimpleRequest::default());
+    request.metadata_mut().insert("rpc-behavior", "sleep-60".parse().expect("text"));
+    time::pause();
+    let begin = Instant::now();
+    let status = client.unary_call(request).await.expect_err("late");
+    assert_eq!((status.code(), begin.elapsed().as_secs()), (Code::DeadlineExceeded, limit.as_secs()));
+    time::resume();
+    a.wait_for(|counters| counters.cancelled == 1).await.expect("its call is over");
+}
+
+#[tokio::test]
 async fn timeouts_and_retries_for_a_hyper_client() {
     let [a] = backends(["a"]).await;
     let client = Client::builder(TokioExecutor::new()).build_http();

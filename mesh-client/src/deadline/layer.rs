@@ -138,8 +138,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // A call that is done counts, however late.
-        if let Poll::Ready(called) = this.call.poll(cx) {
+        let called = this.call.poll(cx);
+        // A response counts, however late. An error does not: a service that obeys the `grpc-timeout` that it is told gives
+        // up at the same time, as tonic's channel does, and says so in words of its own.
+        let is_late = |deadline: &mut Deadline| deadline.poll(cx).is_ready();
+        if let Poll::Ready(called) = called
+            && (called.is_ok() || !this.deadline.as_mut().is_some_and(is_late))
+        {
             let (deadline, form) = (this.deadline.take(), *this.form);
             let limited = |inner| ReplyBody::of_service(TimeoutBody { inner: Some(inner), deadline, form });
             return Poll::Ready(called.map(|response| response.map(limited)));
