@@ -32,6 +32,7 @@ pub(super) const CLASSES: &[Class] = &[
     Class { name: "transparent-retry", rewrite: transparent_retry },
     Class { name: "status-of-a-failure", rewrite: status_of_a_failure },
     Class { name: "no-host-left", rewrite: no_host_left },
+    Class { name: "failures-in-a-row", rewrite: failures_in_a_row },
     Class { name: GRPC_BACK_OFF, rewrite: |_| {} },
 ];
 
@@ -146,7 +147,7 @@ fn grpc_conditions(case: &mut Case) {
     if !codes.is_empty() {
         kept.push("retriable-status-codes".to_owned());
     }
-    if kept != conditions {
+    if kept != conditions || !codes.is_empty() && codes != listed {
         case.route["retry_policy"]["retry_on"] = kept.join(",").into();
         case.route["retry_policy"]["retriable_status_codes"] = codes.into();
     }
@@ -214,6 +215,36 @@ fn no_host_left(case: &mut Case) {
     let looks = policy["host_selection_retry_max_attempts"].as_u64();
     if let (Some(looks), true) = (looks, policy["retry_host_predicate"].is_array()) {
         policy["host_selection_retry_max_attempts"] = looks.next_multiple_of(hosts).into();
+    }
+}
+
+/// A call counts once, by how it has ended, and failures in a row only where a number is given.
+fn failures_in_a_row(case: &mut Case) {
+    let Some(detection) = case.cluster.get_mut("outlier_detection") else { return };
+    if detection.get("consecutive_5xx").is_none() {
+        detection["enforcing_consecutive_5xx"] = 0.into();
+    }
+    for call in &mut case.calls {
+        let Script::ByEndpoint(acts, _) = &mut call.script else { continue };
+        for act in acts.values_mut() {
+            match act {
+                // A status in trailers is not seen by the detector.
+                Act::Answer(Answer { grpc: Some(grpc), .. }) => {
+                    let (Grpc::Trailers(code) | Grpc::TrailersOnly(code)) = *grpc;
+                    *grpc = Grpc::TrailersOnly(code);
+                }
+                // A request that is sent is a success of local origin, whatever comes of it.
+                Act::Reset(_) | Act::Silence
+                    if detection.get("split_external_local_origin_errors") == Some(&true.into()) =>
+                {
+                    detection["split_external_local_origin_errors"] = false.into();
+                    detection["consecutive_5xx"] = detection["consecutive_local_origin_failure"].clone();
+                    let enforcing = detection["enforcing_consecutive_local_origin_failure"].clone();
+                    detection["enforcing_consecutive_5xx"] = enforcing;
+                }
+                _ => {}
+            }
+        }
     }
 }
 
