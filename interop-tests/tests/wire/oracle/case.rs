@@ -74,11 +74,13 @@ pub(super) struct Call {
     pub(super) grpc: bool,
     pub(super) headers: Vec<(String, String)>,
     pub(super) script: Script,
+    /// A POST whose body ends so late.
+    pub(super) upload: Option<Duration>,
 }
 
 /// A gRPC call whose attempts meet these ends, the last one again and again.
 pub(super) fn grpc(acts: impl Into<Vec<Act>>) -> Call {
-    Call { grpc: true, headers: Vec::new(), script: Script::ByAttempt(acts.into()) }
+    Call { grpc: true, headers: Vec::new(), script: Script::ByAttempt(acts.into()), upload: None }
 }
 
 /// An HTTP request whose attempts meet these ends, the last one again and again.
@@ -87,6 +89,11 @@ pub(super) fn http(acts: impl Into<Vec<Act>>) -> Call {
 }
 
 impl Call {
+    /// An HTTP request with a body that ends so many milliseconds after it began.
+    pub(super) fn upload(self, millis: u64) -> Self {
+        Self { upload: Some(Duration::from_millis(millis)), ..self }
+    }
+
     pub(super) fn header(mut self, name: &str, value: impl ToString) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self

@@ -8,12 +8,14 @@ use super::{
     script::{CALL, Stage},
 };
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use mesh_client::MeshChannel;
-use std::net::SocketAddr;
-use tokio::net::TcpStream;
+use std::{convert::Infallible, future::pending, net::SocketAddr, time::Duration};
+use tokio::{net::TcpStream, time};
 use tower_service::Service;
 
 /// Who is asked to make a call.
@@ -42,7 +44,7 @@ impl Side {
 
     /// Makes a call that the stage knows as `id`, below `path`.
     pub(super) async fn call(&mut self, path: &str, id: &str, call: &Call, stage: &Stage) -> Got {
-        let method = if call.grpc { "POST" } else { "GET" };
+        let method = if call.grpc || call.upload.is_some() { "POST" } else { "GET" };
         let mut request = Request::builder().method(method).uri(format!("http://oracle{path}call")).header(CALL, id);
         if call.grpc {
             request = request.header("content-type", "application/grpc").header("te", "trailers");
@@ -52,20 +54,39 @@ impl Side {
         }
         let request = request.body(()).expect("names and values of scripts are valid");
         match self {
-            Self::Envoy(client) => through_envoy(client, request, call.grpc, || stage.begun(id)).await,
-            Self::Ours(channel) => through_ours(channel, request, call.grpc, || stage.begun(id)).await,
+            Self::Envoy(client) => through_envoy(client, request, call, || stage.begun(id)).await,
+            Self::Ours(channel) => through_ours(channel, request, call, || stage.begun(id)).await,
         }
     }
 }
 
-async fn through_envoy(client: &SendRequest<Bytes>, request: Request<()>, grpc: bool, begun: impl FnOnce()) -> Got {
-    let mut client = client.clone().ready().await.expect("Envoy keeps its connection");
-    let (response, mut body) = client.send_request(request, !grpc).expect("a valid request");
-    if grpc {
-        // A stream that was answered early does not want it any more.
-        let _ = body.send_data(MESSAGE, true);
+/// The pieces of a request's body, each with the pause before it.
+fn pieces(call: &Call) -> Vec<(Duration, Bytes)> {
+    match (call.grpc, call.upload) {
+        (true, _) => vec![(Duration::ZERO, MESSAGE)],
+        (false, Some(upload)) => vec![(Duration::ZERO, MESSAGE), (upload, MESSAGE)],
+        (false, None) => Vec::new(),
     }
-    let Ok(response) = response.await else { return Got::nothing() };
+}
+
+async fn through_envoy(client: &SendRequest<Bytes>, request: Request<()>, call: &Call, begun: impl FnOnce()) -> Got {
+    let mut client = client.clone().ready().await.expect("Envoy keeps its connection");
+    let (grpc, pieces) = (call.grpc, pieces(call));
+    let (response, mut body) = client.send_request(request, pieces.is_empty()).expect("a valid request");
+    let upload = async {
+        for (index, (pause, piece)) in pieces.iter().enumerate() {
+            time::sleep(*pause).await;
+            // A stream that was answered early does not want it any more.
+            let _ = body.send_data(piece.clone(), index + 1 == pieces.len());
+        }
+        pending::<()>().await;
+    };
+    let response = tokio::select! {
+        // Fair: they do not meet before the stream.
+        response = response => response,
+        () = upload => unreachable!("it waits for the response"),
+    };
+    let Ok(response) = response else { return Got::nothing() };
     begun();
     let (head, mut body) = response.into_parts();
     let mut whole = true;
@@ -80,9 +101,17 @@ async fn through_envoy(client: &SendRequest<Bytes>, request: Request<()>, grpc: 
     Got::of(&Response::from_parts(head, ()), &trailers.unwrap_or_default(), whole, grpc)
 }
 
-async fn through_ours(channel: &mut MeshChannel, request: Request<()>, grpc: bool, begun: impl FnOnce()) -> Got {
-    let body = if grpc { MESSAGE } else { Bytes::new() };
-    let Ok(response) = channel.call(request.map(|()| Full::new(body))).await else { return Got::nothing() };
+async fn through_ours(channel: &mut MeshChannel, request: Request<()>, call: &Call, begun: impl FnOnce()) -> Got {
+    let grpc = call.grpc;
+    let late = |(pause, piece)| async move {
+        time::sleep(pause).await;
+        Ok::<_, Infallible>(Frame::data(piece))
+    };
+    let body = match call.upload {
+        None => Full::new(if grpc { MESSAGE } else { Bytes::new() }).boxed_unsync(),
+        Some(_) => UnsyncBoxBody::new(StreamBody::new(stream::iter(pieces(call)).then(late).boxed())),
+    };
+    let Ok(response) = channel.call(request.map(|()| body)).await else { return Got::nothing() };
     begun();
     let (head, body) = response.into_parts();
     let collected = body.collect().await;
