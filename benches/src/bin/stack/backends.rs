@@ -59,14 +59,15 @@ async fn serve(servers: &[EchoServer]) -> Result<(Peers, Serving), BoxError> {
         tokio::spawn(Server::builder().add_service(server.clone()).serve_with_incoming(incoming));
     }
     let control_plane = ControlPlane::new();
-    control_plane.set_unchecked(resources(&backends));
+    control_plane.set_unchecked(resources(&backends)?);
     let serving = control_plane.listen(LOOPBACK).await?;
     Ok((Peers { backends, ads: serving.local_addr()? }, serving))
 }
 
-/// A listener for each number of backends: `echo-1` leads to the first, `echo-3` to all of them.
-fn resources(backends: &[SocketAddr]) -> Resources {
-    let mut resources = Resources::default();
+/// A listener for each number of backends: `echo-1` leads to the first, `echo-3` to all of them; and `echo-armed` to the first.
+fn resources(backends: &[SocketAddr]) -> Result<Resources, BoxError> {
+    let armed = Resources::from_yaml(include_str!("armed.yaml")).map_err(|error| error.to_string())?;
+    let mut resources = armed.with(endpoints("echo-armed", &backends[..1]));
     for (name, backends) in [("echo-1", &backends[..1]), ("echo-3", backends)] {
         resources = resources
             .with(listener(name, name))
@@ -74,5 +75,5 @@ fn resources(backends: &[SocketAddr]) -> Resources {
             .with(cluster_eds(name))
             .with(endpoints(name, backends));
     }
-    resources
+    Ok(resources)
 }

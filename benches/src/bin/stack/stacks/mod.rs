@@ -37,13 +37,24 @@ pub(crate) enum Stack {
     H2,
     /// This library's channel to one backend.
     Mesh1,
+    /// The same with retries, a circuit breaker, outlier detection and a filter.
+    Mesh1Armed,
     /// This library's channel over three backends.
     Mesh3,
 }
 
 impl Stack {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Plain, Self::Control, Self::Balance3, Self::TonicXds3, Self::Hyper, Self::H2, Self::Mesh1, Self::Mesh3];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Plain,
+        Self::Control,
+        Self::Balance3,
+        Self::TonicXds3,
+        Self::Hyper,
+        Self::H2,
+        Self::Mesh1,
+        Self::Mesh1Armed,
+        Self::Mesh3,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -54,6 +65,7 @@ impl Stack {
             Self::Hyper => "hyper",
             Self::H2 => "h2",
             Self::Mesh1 => "mesh-1",
+            Self::Mesh1Armed => "mesh-1-armed",
             Self::Mesh3 => "mesh-3",
         }
     }
@@ -61,7 +73,7 @@ impl Stack {
     /// How many backends it calls.
     pub(crate) fn backends(self) -> usize {
         match self {
-            Self::Plain | Self::Control | Self::Hyper | Self::H2 | Self::Mesh1 => 1,
+            Self::Plain | Self::Control | Self::Hyper | Self::H2 | Self::Mesh1 | Self::Mesh1Armed => 1,
             Self::Balance3 | Self::TonicXds3 | Self::Mesh3 => 3,
         }
     }
@@ -75,6 +87,7 @@ impl Stack {
             Self::Hyper => session.serve(floor::Hyper::connect(peers).await?).await,
             Self::H2 => session.serve(floor::H2::connect(peers).await?).await,
             Self::Mesh1 => session.serve(Tonic::new(mesh::connect(peers, "xds:///echo-1").await?)).await,
+            Self::Mesh1Armed => session.serve(Tonic::new(mesh::connect(peers, "xds:///echo-armed").await?)).await,
             Self::Mesh3 => session.serve(Tonic::new(mesh::connect(peers, "xds:///echo-3").await?)).await,
         }
     }
