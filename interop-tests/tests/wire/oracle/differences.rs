@@ -31,8 +31,8 @@ pub(super) const CLASSES: &[Class] = &[
     Class { name: "grpc-retries", rewrite: grpc_retries },
     Class { name: "transparent-retry", rewrite: transparent_retry },
     Class { name: "status-of-a-failure", rewrite: status_of_a_failure },
-    Class { name: "consecutive-5xx-unset", rewrite: consecutive_5xx_unset },
     Class { name: "no-host-left", rewrite: no_host_left },
+    Class { name: "failures-in-a-row", rewrite: failures_in_a_row },
     Class { name: GRPC_BACK_OFF, rewrite: |_| {} },
 ];
 
@@ -153,7 +153,7 @@ fn grpc_conditions(case: &mut Case) {
     if !codes.is_empty() {
         kept.push("retriable-status-codes".to_owned());
     }
-    if kept != conditions {
+    if kept != conditions || !codes.is_empty() && codes != listed {
         case.route["retry_policy"]["retry_on"] = kept.join(",").into();
         case.route["retry_policy"]["retriable_status_codes"] = codes.into();
     }
@@ -214,14 +214,6 @@ fn status_of_a_failure(case: &mut Case) {
     }
 }
 
-/// Failures in a row count where a field says how many.
-fn consecutive_5xx_unset(case: &mut Case) {
-    let detection = &mut case.cluster["outlier_detection"];
-    if detection.is_object() && detection["consecutive_5xx"].is_null() {
-        detection["enforcing_consecutive_5xx"] = 0.into();
-    }
-}
-
 /// Where every host was tried, the first one in turn is: Envoy's, too, if its looks end where they began.
 fn no_host_left(case: &mut Case) {
     let hosts = case.endpoints[0].len() as u64;
@@ -229,6 +221,36 @@ fn no_host_left(case: &mut Case) {
     let looks = policy["host_selection_retry_max_attempts"].as_u64();
     if let (Some(looks), true) = (looks, policy["retry_host_predicate"].is_array()) {
         policy["host_selection_retry_max_attempts"] = looks.next_multiple_of(hosts).into();
+    }
+}
+
+/// A call counts once, by how it has ended, and failures in a row only where a number is given.
+fn failures_in_a_row(case: &mut Case) {
+    let Some(detection) = case.cluster.get_mut("outlier_detection") else { return };
+    if detection.get("consecutive_5xx").is_none() {
+        detection["enforcing_consecutive_5xx"] = 0.into();
+    }
+    for call in &mut case.calls {
+        let Script::ByEndpoint(acts, _) = &mut call.script else { continue };
+        for act in acts.values_mut() {
+            match act {
+                // A status in trailers is not seen by the detector.
+                Act::Answer(Answer { grpc: Some(grpc), .. }) => {
+                    let (Grpc::Trailers(code) | Grpc::TrailersOnly(code)) = *grpc;
+                    *grpc = Grpc::TrailersOnly(code);
+                }
+                // A request that is sent is a success of local origin, whatever comes of it.
+                Act::Reset(_) | Act::Silence
+                    if detection.get("split_external_local_origin_errors") == Some(&true.into()) =>
+                {
+                    detection["split_external_local_origin_errors"] = false.into();
+                    detection["consecutive_5xx"] = detection["consecutive_local_origin_failure"].clone();
+                    let enforcing = detection["enforcing_consecutive_local_origin_failure"].clone();
+                    detection["enforcing_consecutive_5xx"] = enforcing;
+                }
+                _ => {}
+            }
+        }
     }
 }
 

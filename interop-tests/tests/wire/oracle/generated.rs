@@ -28,6 +28,8 @@ const FEATURES: &[(&str, Make)] = &[
     ("retry-priority", retry_priority),
     ("breaker", breaker),
     ("outlier", outlier),
+    ("connections", connections),
+    ("local-origin", local_origin),
 ];
 
 pub(super) fn cases(dice: &mut Rng, count: usize) -> Vec<Case> {
@@ -226,6 +228,7 @@ fn fault(dice: &mut Rng, name: String) -> Case {
         1 => {
             fault["delay"] = json!({ "header_delay": {}, "percentage": percent(dice) });
             call = call.header("x-envoy-fault-delay-request", any(dice, &["400", "0", "-1", "400.5"]));
+            call = share(dice, call, "x-envoy-fault-delay-request-percentage");
         }
         _ => {}
     }
@@ -236,10 +239,19 @@ fn fault(dice: &mut Rng, name: String) -> Case {
         2 => {
             fault["abort"] = json!({ "header_abort": {}, "percentage": percent(dice) });
             call = call.header("x-envoy-fault-abort-request", status);
+            call = share(dice, call, "x-envoy-fault-abort-request-percentage");
         }
         _ => {}
     }
     Case { fault, ..Case::new(name, [call]) }
+}
+
+/// Perhaps with the wish that a fault comes to all calls, or to none.
+fn share(dice: &mut Rng, call: Call, header: &str) -> Call {
+    match dice.usize(..3) {
+        0 => call,
+        which => call.header(header, [0, 100][which - 1]),
+    }
 }
 
 // === Breakers ===
@@ -260,7 +272,38 @@ fn breaker(dice: &mut Rng, name: String) -> Case {
     Case { together, cluster: json!({ "circuit_breakers": { "thresholds": [thresholds] } }), ..case }
 }
 
+/// Calls that are under way at once, and fewer connections than that, with room for some that wait.
+fn connections(dice: &mut Rng, name: String) -> Case {
+    let upstream = any(dice, &[Upstream::Http1, Upstream::Http1, Upstream::Http2]);
+    let calls = vec![http([Act::Gate]); dice.usize(3..8)];
+    // With room for one at least: a connection is made before a call needs it here, and by the call that waits for it in
+    // Envoy.
+    let limits = json!({
+        "max_connections": dice.u32(0..5),
+        "max_pending_requests": dice.u32(1..5),
+    });
+    let together = calls.len() - 1;
+    let cluster = json!({ "circuit_breakers": { "thresholds": [limits] } });
+    Case { together, cluster, upstream, ..Case::new(name, calls) }
+}
+
 // === Outliers ===
+
+/// An endpoint whose answers do not come, or are failures; each kind has a number of its own, or not.
+fn local_origin(dice: &mut Rng, name: String) -> Case {
+    let detection = json!({
+        "split_external_local_origin_errors": any(dice, &[true, true, false]),
+        "consecutive_local_origin_failure": dice.u32(1..6),
+        "enforcing_consecutive_local_origin_failure": any(dice, &[0, 100, 100]),
+        "enforcing_local_origin_success_rate": 0,
+        "consecutive_5xx": dice.u32(1..6),
+    });
+    let failure = match dice.usize(..4) {
+        0 => Answer::status(any(dice, &[500, 503])).after(0),
+        _ => Act::Reset(any(dice, &[Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::ENHANCE_YOUR_CALM])),
+    };
+    outliers::case(name, detection, http([]), failure)
+}
 
 /// An endpoint that fails in one way, ejected after so many failures in a row, or not.
 fn outlier(dice: &mut Rng, name: String) -> Case {

@@ -35,7 +35,28 @@ pub(super) fn breakers() -> Vec<Case> {
     };
     let budget = |percent: f64, least: u32| json!({ "retry_budget": { "budget_percent": { "value": percent }, "min_retry_concurrency": least } });
     let mixed = |gated: usize, retried: usize| [vec![http([Act::Gate]); gated], vec![http_retries(); retried]].concat();
+    let connections = |max: u32, pending: u32| json!({ "max_connections": max, "max_pending_requests": pending });
+    let http1 = |name: &str, limits: Value, count: usize| Case {
+        upstream: Upstream::Http1,
+        ..held(name, limits, count, http([ok()]))
+    };
     vec![
+        // At the limit calls wait for a connection, as many as may.
+        http1("breaker-connections", json!({ "max_connections": 2 }), 4),
+        http1("breaker-connections-one", json!({ "max_connections": 1 }), 3),
+        http1("breaker-connections-zero", json!({ "max_connections": 0 }), 3),
+        http1("breaker-connections-pending", connections(1, 1), 4),
+        http1("breaker-connections-two-pending", connections(2, 2), 6),
+        http1("breaker-connections-pending-none", connections(2, 1), 2),
+        http1("breaker-pending-alone", json!({ "max_pending_requests": 1 }), 4),
+        http1("breaker-connections-requests", json!({ "max_connections": 2, "max_requests": 1 }), 3),
+        http1("breaker-connections-retried", connections(1, 1), 3).route(json!({ "retry_policy": policy("5xx", 3) })),
+        http1("breaker-connections-late", json!({ "max_connections": 1 }), 2).route(json!({ "timeout": "0.7s" })),
+        // Each endpoint may have one.
+        http1("breaker-connections-each", json!({ "max_connections": 1 }), 2).endpoints(2),
+        // HTTP/2 needs no second one.
+        held("breaker-connections-http2", connections(1, 1), 4, http([ok()])),
+        held("breaker-connections-grpc", connections(1, 1), 4, grpc([grpc_ok()])),
         held("breaker-http", requests(2), 4, http([ok()])),
         held("breaker-grpc", requests(2), 4, grpc([grpc_ok()])),
         held("breaker-one-http", requests(1), 3, http([ok()])),

@@ -25,6 +25,17 @@ fn case(name: impl Into<String>, fault: Value, calls: impl Into<Vec<Call>>) -> C
     Case { fault, ..Case::new(name, calls) }
 }
 
+/// Calls that ask for an abort, for some share of themselves.
+fn shares() -> Vec<Call> {
+    let asks = |share: &str| {
+        http([ok()]).header("x-envoy-fault-abort-request", 418).header("x-envoy-fault-abort-request-percentage", share)
+    };
+    let delays = |share: &str| {
+        http([ok()]).header("x-envoy-fault-delay-request", 400).header("x-envoy-fault-delay-request-percentage", share)
+    };
+    vec![asks("100"), asks("0"), asks("200"), asks("all"), delays("100"), delays("0")]
+}
+
 pub(super) fn faults() -> Vec<Case> {
     let by_header = || json!({ "abort": { "header_abort": {}, "percentage": percent(100) } });
     let delay_by_header = || json!({ "delay": { "header_delay": {}, "percentage": percent(100) } });
@@ -72,6 +83,38 @@ pub(super) fn faults() -> Vec<Case> {
                 grpc([grpc_ok()]).header("x-envoy-fault-abort-grpc-request", 7),
                 http([ok()]).header("x-envoy-fault-abort-grpc-request", 7),
             ],
+        ),
+        // A share that the request asks for, of the share that the configuration allows.
+        case(
+            "fault-header-shares",
+            json!({
+                "delay": { "header_delay": {}, "percentage": percent(100) },
+                "abort": { "header_abort": {}, "percentage": percent(100) },
+            }),
+            shares(),
+        ),
+        case(
+            "fault-header-shares-not-allowed",
+            json!({
+                "delay": { "header_delay": {}, "percentage": percent(0) },
+                "abort": { "header_abort": {}, "percentage": percent(0) },
+            }),
+            shares(),
+        ),
+        case(
+            "fault-share-of-ten-thousand",
+            json!({ "abort": { "http_status": 418, "percentage": { "numerator": 10_000, "denominator": "TEN_THOUSAND" } } }),
+            [http([ok()])],
+        ),
+        case(
+            "fault-share-of-a-million",
+            json!({ "abort": { "http_status": 418, "percentage": { "numerator": 1_000_000, "denominator": "MILLION" } } }),
+            [http([ok()])],
+        ),
+        case(
+            "fault-share-above-all",
+            json!({ "abort": { "http_status": 418, "percentage": percent(200) } }),
+            [http([ok()])],
         ),
         case(
             "fault-abort-both-headers",

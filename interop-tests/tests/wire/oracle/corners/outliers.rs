@@ -19,7 +19,13 @@ fn calls(call: Call, act: Act, count: usize) -> Vec<Call> {
 
 /// Calls in turn to three endpoints, one of which fails, and is out after a while.
 pub(in crate::oracle) fn case(name: impl Into<String>, detection: Value, call: Call, act: Act) -> Case {
-    let mut outliers = json!({ "interval": "30s", "base_ejection_time": "30s", "enforcing_success_rate": 0 });
+    // By default no more than a tenth may be out: of three endpoints none.
+    let mut outliers = json!({
+        "interval": "30s",
+        "base_ejection_time": "30s",
+        "enforcing_success_rate": 0,
+        "max_ejection_percent": 50,
+    });
     for (field, value) in detection.as_object().into_iter().flatten() {
         outliers[field] = value.clone();
     }
@@ -36,7 +42,27 @@ pub(super) fn outliers() -> Vec<Case> {
     let code = |code: u16| Answer::grpc(Grpc::TrailersOnly(code)).after(0);
     let five = json!({ "consecutive_5xx": 3 });
     let gateway = json!({ "consecutive_gateway_failure": 3, "enforcing_consecutive_gateway_failure": 100, "enforcing_consecutive_5xx": 0 });
+    // Answers count by one number, and what is no answer by another; or all by one.
+    let local = |count: u32, enforced: u32| {
+        json!({
+            "split_external_local_origin_errors": true,
+            "consecutive_local_origin_failure": count,
+            "enforcing_consecutive_local_origin_failure": enforced,
+            "enforcing_local_origin_success_rate": 0,
+            "consecutive_5xx": 100,
+        })
+    };
+    let unsplit = json!({ "consecutive_local_origin_failure": 2, "consecutive_5xx": 100 });
+    let late = |name: &str, detection: Value| {
+        case(name, detection, http([]), Act::Silence).route(json!({ "timeout": "0.1s" }))
+    };
     vec![
+        case("outlier-local-reset", local(3, 100), http([]), Act::Reset(Reason::CANCEL)),
+        late("outlier-local-late", local(3, 100)),
+        case("outlier-local-answer", local(3, 100), http([]), status(503)),
+        case("outlier-local-not-enforced", local(3, 0), http([]), Act::Reset(Reason::CANCEL)),
+        case("outlier-local-unsplit", unsplit, http([]), Act::Reset(Reason::CANCEL)),
+        late("outlier-late", five.clone()),
         case("outlier-5xx", five.clone(), http([]), status(500)),
         case("outlier-default", json!({}), http([]), status(500)),
         case("outlier-default-of-5xx", json!({ "max_ejection_percent": 100 }), http([]), status(500)),
