@@ -50,6 +50,8 @@ pub struct Backend {
     settings: Http2Settings,
     answerer: Answerer,
     listening: Option<Listening>,
+    /// Bound, and never listens: while the backend is away its port refuses, and is nobody else's.
+    _port: TcpSocket,
 }
 
 /// One life of the backend, from listen to the end of its last connection. Dropping it is an order to reset: the tasks
@@ -136,10 +138,10 @@ impl Backend {
     /// Listens again on the same address; nothing if it does already.
     ///
     /// # Errors
-    /// The port was taken by somebody else meanwhile.
+    /// The system refuses another socket.
     pub async fn revive(&mut self) -> io::Result<()> {
         if self.listening.is_none() {
-            let listener = bind(self.address)?;
+            let listener = bind(self.address)?.listen(BACKLOG)?;
             self.listening = Some(self.listen(listener));
         }
         Ok(())
@@ -177,12 +179,12 @@ impl Listening {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A revived backend takes its old port, on which connections may still linger.
+    // The port has two sockets, of which one listens; and on that of a revived backend connections may still linger.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 // === BackendBuilder ===
@@ -238,11 +240,12 @@ impl BackendBuilder {
     /// # Errors
     /// The address can not be had.
     pub async fn start(self) -> io::Result<Backend> {
-        let listener = bind(self.address)?;
-        let address = listener.local_addr()?;
+        let port = bind(self.address)?;
+        let address = port.local_addr()?;
+        let listener = bind(address)?.listen(BACKLOG)?;
         let routes = self.routes.clone().unwrap_or_else(|| self.test_service());
         let answerer = Answerer { hostname: self.hostname, routes, tally: self.tally };
-        let mut backend = Backend { address, settings: self.settings, answerer, listening: None };
+        let mut backend = Backend { address, settings: self.settings, answerer, listening: None, _port: port };
         backend.listening = Some(backend.listen(listener));
         Ok(backend)
     }
