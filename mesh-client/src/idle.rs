@@ -5,7 +5,7 @@
 
 use crate::upload::Activity;
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -74,25 +74,10 @@ impl Idle {
     }
 }
 
-/// Runs `work` as long as something moves, if there is a limit. `Err` has the limit.
-pub(crate) async fn moving<T>(idle: &mut Option<Idle>, work: impl Future<Output = T>) -> Result<T, Duration> {
-    let mut work = pin!(work);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
-            return Poll::Ready(Ok(done));
-        }
-        match idle {
-            Some(idle) => idle.poll(cx).map(Err),
-            None => Poll::Pending,
-        }
-    })
-    .await
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Idle, moving};
-    use crate::upload::Activity;
+    use super::Idle;
+    use crate::{deadline::until, upload::Activity};
     use std::{future::pending, time::Duration};
     use tokio::time::{Instant, sleep};
 
@@ -110,7 +95,7 @@ mod tests {
             }
             pending::<()>().await;
         };
-        assert_eq!(moving(&mut idle, work).await, Err(LIMIT));
+        assert_eq!(until(&mut idle, work).await, Err(LIMIT));
         assert_eq!(begin.elapsed(), Duration::from_secs(37));
     }
 
@@ -126,15 +111,15 @@ mod tests {
             pending::<()>().await;
         };
         let mut idle = Some(Idle::of_attempt(LIMIT, activity.clone()));
-        assert_eq!(moving(&mut idle, work).await, Err(LIMIT));
+        assert_eq!(until(&mut idle, work).await, Err(LIMIT));
         assert_eq!(begin.elapsed(), Duration::from_secs(38));
         let mut next = Some(Idle::of_attempt(LIMIT, activity.clone()));
-        assert_eq!(moving(&mut next, pending::<()>()).await, Err(LIMIT));
+        assert_eq!(until(&mut next, pending::<()>()).await, Err(LIMIT));
         assert_eq!(begin.elapsed(), Duration::from_secs(48), "the attempt's, although nothing has moved for longer");
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_work_may_pause() {
-        assert_eq!(moving(&mut None, sleep(LIMIT * 1000)).await, Ok(()));
+        assert_eq!(until::<Idle, _>(&mut None, sleep(LIMIT * 1000)).await, Ok(()));
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     endpoint::{RecvBody, SendFailure, Slot},
     error::{self, Cause, MeshError, ReplyForm},
     filter::{Chain, FilterRequest, Passed},
-    idle::{Idle, moving},
+    idle::Idle,
     load::Attempt,
     retry::{Failure, Plan, Retries, Verdict, time_of_day},
     route::RequestHead,
@@ -313,7 +313,7 @@ impl Inner {
         let mut per_try = time.of_attempt(limit, upload);
         let mut idle = time.pauses_of_attempt(routed.retry.as_ref().and_then(Plan::per_try_idle_timeout), upload);
         time.tell(&mut head.headers, limit);
-        let sent = time.within(until(&mut per_try, moving(&mut idle, slot.send(head, upload)))).await;
+        let sent = time.within(until(&mut per_try, until(&mut idle, slot.send(head, upload)))).await;
         let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
         let sent = sent.map_err(|late| {
             attempt.timed_out();

@@ -2,15 +2,21 @@
 //!
 //! It does NOT know attempts: theirs is part of the call's.
 
-use super::{Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit, own_limit, until};
+use super::{Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit, own_limit, timer::Until, until};
 use crate::{
     error::{Cause, ReplyForm},
-    idle::{Idle, moving},
+    idle::Idle,
     upload::{Activity, Upload},
 };
 use http::HeaderMap;
 use http_body::Body;
-use std::{fmt, time::Duration};
+use pin_project_lite::pin_project;
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// The time of one call.
@@ -124,18 +130,9 @@ impl CallTime {
     }
 
     /// Runs `work` as long as there is time.
-    pub(crate) async fn within<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cause> {
-        match until(&mut self.deadline, moving(&mut self.idle, work)).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(after)) => Err(self.late(|| Cause::IdleTimeout { after, endpoint: None }, after)),
-            Err(after) => Err(self.late(|| Cause::DeadlineExceeded { after, waiting_for: None }, after)),
-        }
-    }
-
-    /// Whose fault it is: that of a caller who has not given everything is HTTP's 408.
-    fn late(&self, cause: impl FnOnce() -> Cause, after: Duration) -> Cause {
-        let is_open = self.activity.as_ref().is_some_and(|activity| activity.completed().is_none());
-        if self.form == ReplyForm::Http && is_open { Cause::RequestTimeout { after } } else { cause() }
+    pub(crate) fn within<F: Future>(&mut self, work: F) -> Within<'_, F> {
+        let late = Late { form: self.form, request: &self.activity };
+        Within { work: until(&mut self.deadline, until(&mut self.idle, work)), late }
     }
 
     /// Tells the server of a gRPC call what is left for it: of the call's time, or of the attempt's.
@@ -157,5 +154,44 @@ impl CallTime {
     /// What goes on running while the response is read.
     pub(crate) fn into_rest(self) -> (Option<Deadline>, Option<Idle>) {
         (self.deadline, self.idle)
+    }
+}
+
+// === Within ===
+
+pin_project! {
+    /// Made by [`CallTime::within`].
+    pub(crate) struct Within<'a, F> {
+        #[pin]
+        work: Until<'a, Deadline, Until<'a, Idle, F>>,
+        late: Late<'a>,
+    }
+}
+
+impl<F: Future> Future for Within<'_, F> {
+    type Output = Result<F::Output, Cause>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        Poll::Ready(match ready!(this.work.poll(cx)) {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(after)) => Err(this.late.cause(Cause::IdleTimeout { after, endpoint: None }, after)),
+            Err(after) => Err(this.late.cause(Cause::DeadlineExceeded { after, waiting_for: None }, after)),
+        })
+    }
+}
+
+/// Whose fault it is that a call is late.
+#[derive(Clone, Copy, Debug)]
+struct Late<'a> {
+    form: ReplyForm,
+    request: &'a Option<Activity>,
+}
+
+impl Late<'_> {
+    /// That of a caller who has not given everything is HTTP's 408.
+    fn cause(self, cause: Cause, after: Duration) -> Cause {
+        let is_open = self.request.as_ref().is_some_and(|request| request.completed().is_none());
+        if self.form == ReplyForm::Http && is_open { Cause::RequestTimeout { after } } else { cause }
     }
 }

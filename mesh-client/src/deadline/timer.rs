@@ -2,11 +2,10 @@
 //!
 //! It does NOT know where its limits come from.
 
-use crate::upload::Activity;
+use crate::{idle::Idle, upload::Activity};
 use pin_project_lite::pin_project;
 use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -107,20 +106,55 @@ fn at(from: Instant, limit: Duration) -> Instant {
     from.checked_add(limit).unwrap_or_else(|| from + NEVER)
 }
 
-/// Runs `work` until the deadline, if there is one. `Err` has the limit.
-pub(crate) async fn until<T>(deadline: &mut Option<Deadline>, work: impl Future<Output = T>) -> Result<T, Duration> {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
+/// Runs `work` until the limit passes, if there is one. `Err` has the limit.
+///
+/// Not an `async fn`: that keeps its argument beside the future that it becomes, and a few of them around each other make a
+/// call many times as large.
+pub(crate) fn until<L: Limit, F: Future>(limit: &mut Option<L>, work: F) -> Until<'_, L, F> {
+    Until { limit, work }
+}
+
+/// What may pass while something is done.
+pub(crate) trait Limit {
+    /// Ready, with the limit, once it has passed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration>;
+}
+
+impl Limit for Deadline {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        Self::poll(self, cx)
+    }
+}
+
+impl Limit for Idle {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        Self::poll(self, cx)
+    }
+}
+
+pin_project! {
+    /// Made by [`until`].
+    pub(crate) struct Until<'a, L, F> {
+        limit: &'a mut Option<L>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<L: Limit, F: Future> Future for Until<'_, L, F> {
+    type Output = Result<F::Output, Duration>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
         // Work that is done counts, however late.
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+        if let Poll::Ready(done) = this.work.poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        match deadline {
-            Some(deadline) => deadline.poll(cx).map(Err),
+        match this.limit {
+            Some(limit) => limit.poll(cx).map(Err),
             None => Poll::Pending,
         }
-    })
-    .await
+    }
 }
 
 #[cfg(test)]
