@@ -201,6 +201,19 @@ features! {
     }
 }
 
+/// Nobody reads a request before there is an endpoint: its caller has nothing to do with how long that takes.
+#[tokio::test]
+async fn a_request_that_goes_on_does_not_make_the_wait_for_an_endpoint_longer() {
+    let config = "
+endpoints: {a: {endpoints: [{locality: {}, load_balancing_weight: 1, lb_endpoints: [
+    {endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}}
+routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 5s}}]";
+    let world = World::start(config, &[]).await;
+    let (answer, elapsed) = world.timed(get("/").uploads_for(30).waits_for_ready()).await;
+    fails("504", &["deadline exceeded after 5s", "cluster"], answer).expect("late");
+    assert!((5_000..5_010).contains(&elapsed.as_millis()), "5 s, and not {elapsed:?}");
+}
+
 /// A call whose cluster leaves the routes while it waits there is routed again, with the time that its application gave it.
 #[tokio::test]
 async fn a_call_that_is_routed_again_has_the_time_of_its_new_route() {

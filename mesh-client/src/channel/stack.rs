@@ -278,6 +278,7 @@ impl Inner {
                 };
                 // What is not read of it is not wanted any more.
                 drop(ended);
+                time.set_taken(false);
                 if let Some(backoff) = backoff {
                     time.within(sleep(backoff)).await?;
                     if form == ReplyForm::Grpc {
@@ -313,6 +314,7 @@ impl Inner {
         let mut per_try = time.of_attempt(limit, upload);
         let mut idle = time.pauses_of_attempt(routed.retry.as_ref().and_then(Plan::per_try_idle_timeout), upload);
         time.tell(&mut head.headers, limit);
+        time.set_taken(true);
         let sent = time.within(until(&mut per_try, until(&mut idle, slot.send(head, upload)))).await;
         let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
         let sent = sent.map_err(|late| {

@@ -122,6 +122,13 @@ impl CallTime {
         activity.clone()
     }
 
+    /// An attempt takes what the caller gives; or none does, until the next one.
+    pub(crate) fn set_taken(&self, is_taken: bool) {
+        if let Some(activity) = &self.activity {
+            activity.set_taken(is_taken);
+        }
+    }
+
     /// Something came back.
     pub(crate) fn touch(&self) {
         if let Some(activity) = &self.activity {
@@ -189,9 +196,9 @@ struct Late<'a> {
 }
 
 impl Late<'_> {
-    /// That of a caller who has not given everything is HTTP's 408.
+    /// That of a caller who is waited for is HTTP's 408.
     fn cause(self, cause: Cause, after: Duration) -> Cause {
-        let is_open = self.request.as_ref().is_some_and(|request| request.completed().is_none());
-        if self.form == ReplyForm::Http && is_open { Cause::RequestTimeout { after } } else { cause }
+        let is_callers = self.request.as_ref().is_some_and(Activity::waits_for_caller);
+        if self.form == ReplyForm::Http && is_callers { Cause::RequestTimeout { after } } else { cause }
     }
 }

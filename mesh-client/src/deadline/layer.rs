@@ -26,11 +26,12 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// How long calls may take, responses included. Unset and zero are no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For requests that are not gRPC, as `RouteAction.timeout`.
+    /// For requests that are not gRPC, as `RouteAction.timeout`; but from the begin of the call on, since a layer does not see
+    /// where a request ends.
     pub timeout: Option<Duration>,
-    /// For gRPC calls, as `RouteAction.max_stream_duration.max_stream_duration` (A31): a call's own deadline may be shorter.
+    /// For all calls, as `RouteAction.max_stream_duration.max_stream_duration` (A31): a call's own limit may be shorter.
     pub max_stream_duration: Option<Duration>,
-    /// Wins over that, as `RouteAction.max_stream_duration.grpc_timeout_header_max` (A31).
+    /// Wins over that for gRPC calls, as `RouteAction.max_stream_duration.grpc_timeout_header_max` (A31).
     pub grpc_timeout_header_max: Option<Duration>,
 }
 

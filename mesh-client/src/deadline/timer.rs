@@ -90,11 +90,13 @@ impl Deadline {
 }
 
 impl Running {
-    /// When it is due, and which limit that is. While the request goes on, no sooner than its limit from now on.
+    /// When it is due, and which limit that is. While the caller is waited for, no sooner than its limit from now on; while
+    /// nobody takes what the caller has, it is not the caller's fault that the request goes on.
     fn due(&self, now: Instant) -> (Instant, Duration) {
         let whole = self.limit.map(|limit| (at(self.started, limit), limit));
         let after = self.after_request.as_ref().map(|(after, request)| {
-            let complete = request.completed().unwrap_or(now);
+            let waiting = || if request.waits_for_caller() { now } else { request.last() };
+            let complete = request.completed().unwrap_or_else(waiting);
             (at(complete.max(self.started), *after), *after)
         });
         whole.into_iter().chain(after).min().unwrap_or_else(|| (at(now, NEVER), NEVER))
@@ -170,6 +172,7 @@ mod tests {
     async fn ends(after: Duration, limit: Option<Duration>, complete: Option<Duration>) -> (Duration, Duration) {
         let (begin, activity) = (Instant::now(), Activity::now());
         let request = activity.clone();
+        request.set_taken(true);
         let mut deadline = Some(Deadline::after_request(begin, after, activity, limit));
         let work = async {
             if let Some(complete) = complete {
@@ -189,6 +192,27 @@ mod tests {
         assert_eq!(ends(S(15), Some(S(20)), Some(S(1))).await, (S(16), S(15)));
         assert_eq!(ends(S(15), Some(S(20)), Some(S(10))).await, (S(20), S(20)));
         assert_eq!(ends(S(15), Some(S(20)), None).await, (S(20), S(20)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_nobody_takes_has_its_time() {
+        let (begin, activity) = (Instant::now(), Activity::now());
+        let request = activity.clone();
+        let mut deadline = Some(Deadline::after_request(begin, S(15), activity, None));
+        let work = async {
+            sleep(S(4)).await;
+            request.set_taken(true);
+            sleep(S(40)).await;
+            request.touch();
+            // The attempt has failed, and there is no connection for another.
+            request.set_taken(false);
+            pending::<()>().await;
+        };
+        assert_eq!(until(&mut deadline, work).await, Err(S(15)));
+        assert_eq!(begin.elapsed(), S(59), "15 s after the caller was heard of");
+        let mut never_taken = Some(Deadline::after_request(Instant::now(), S(15), Activity::now(), None));
+        assert_eq!(until(&mut never_taken, pending::<()>()).await, Err(S(15)));
+        assert_eq!(begin.elapsed(), S(74));
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,7 +66,7 @@ pub struct RetryLayer {
 
 impl RetryLayer {
     /// A layer that repeats calls by this policy. What it says of hosts and priorities has no effect, since a layer does not
-    /// know them, nor has `per_try_idle_timeout`.
+    /// know them, nor has `per_try_idle_timeout`. `per_try_timeout` begins with the attempt.
     pub fn new(policy: RetryPolicy) -> Self {
         Self { plan: Plan::new(Arc::new(policy)), throttle: None }
     }

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,18 +17,23 @@ const OPEN: u64 = u64::MAX;
 #[derive(Clone, Debug)]
 pub(crate) struct Activity(Arc<Moments>);
 
-/// In nanoseconds since `begin`.
 #[derive(Debug)]
 struct Moments {
     begin: Instant,
+    /// In nanoseconds since `begin`, as the next one.
     last: AtomicU64,
     complete: AtomicU64,
+    is_taken: AtomicBool,
 }
 
 impl Activity {
     pub(crate) fn now() -> Self {
-        let moments = Moments { begin: Instant::now(), last: AtomicU64::new(0), complete: AtomicU64::new(OPEN) };
-        Self(Arc::new(moments))
+        Self(Arc::new(Moments {
+            begin: Instant::now(),
+            last: AtomicU64::new(0),
+            complete: AtomicU64::new(OPEN),
+            is_taken: AtomicBool::new(false),
+        }))
     }
 
     /// Something has moved.
@@ -41,6 +46,16 @@ impl Activity {
         if self.0.complete.load(Ordering::Relaxed) == OPEN {
             self.0.complete.store(self.since(), Ordering::Relaxed);
         }
+    }
+
+    /// Whether an attempt takes what the caller gives. Between attempts nobody does.
+    pub(crate) fn set_taken(&self, is_taken: bool) {
+        self.0.is_taken.store(is_taken, Ordering::Relaxed);
+    }
+
+    /// Whether it is the caller who is waited for.
+    pub(crate) fn waits_for_caller(&self) -> bool {
+        self.0.is_taken.load(Ordering::Relaxed) && self.0.complete.load(Ordering::Relaxed) == OPEN
     }
 
     pub(crate) fn last(&self) -> Instant {

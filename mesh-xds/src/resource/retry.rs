@@ -18,9 +18,9 @@ pub struct RetryPolicy {
     pub base_interval: Duration,
     /// `retry_back_off.max_interval`: ten times the base unless set, at least `base_interval`.
     pub max_interval: Duration,
-    /// `per_try_timeout`, if there is one: how long an attempt may take to its response headers.
+    /// `per_try_timeout`, if there is one: how long an attempt may take to its response headers, once the request is complete.
     pub per_try_timeout: Option<Duration>,
-    /// `per_try_idle_timeout`, if there is one: how long an attempt may pause.
+    /// `per_try_idle_timeout`, if there is one: how long an attempt may pause, once the request is complete.
     pub per_try_idle_timeout: Option<Duration>,
     /// `retriable_status_codes`, for [`RetryCondition::RetriableStatusCodes`].
     pub retriable_status_codes: Vec<u16>,

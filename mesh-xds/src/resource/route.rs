@@ -140,9 +140,9 @@ pub enum RouteAction {
 pub struct Forward {
     /// Where to.
     pub cluster: ClusterSpecifier,
-    /// `timeout`: Envoy's, for requests that are not gRPC. Unset = 15 s there, zero = none.
+    /// `timeout`: Envoy's, for requests that are not gRPC, from their end on. Unset = 15 s there, zero = none.
     pub timeout: Option<Duration>,
-    /// `max_stream_duration.max_stream_duration`; zero = none and overrides the HCM's (A31).
+    /// `max_stream_duration.max_stream_duration`, for all calls; zero = none and overrides the HCM's (A31).
     pub max_stream_duration: Option<Duration>,
     /// `max_stream_duration.grpc_timeout_header_max`; zero = no limit from the route (A31).
     pub grpc_timeout_header_max: Option<Duration>,
