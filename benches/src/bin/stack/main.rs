@@ -10,6 +10,7 @@ mod echo;
 mod load;
 mod machine;
 mod options;
+mod pair;
 mod process;
 mod report;
 mod rounds;
@@ -35,10 +36,14 @@ fn main() -> ExitCode {
         println!("{}", options::USAGE);
         return ExitCode::SUCCESS;
     }
-    let role = arguments.next_if(|first| ["client", "client-process", "backends-process"].contains(&first.as_str()));
+    let role =
+        arguments.next_if(|first| ["client", "pair", "client-process", "backends-process"].contains(&first.as_str()));
     let result = match role.as_deref() {
         Some("client-process") => client::main().map(|()| ExitCode::SUCCESS),
         Some("backends-process") => backends::main().map(|()| ExitCode::SUCCESS),
+        Some("pair") => {
+            Options::parse(arguments).and_then(|options| pair::compare(&options)).map(|()| ExitCode::SUCCESS)
+        }
         Some(_) => Options::parse(arguments).and_then(|options| alone(&options)),
         None => Options::parse(arguments).and_then(compare),
     };

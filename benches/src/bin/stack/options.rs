@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const USAGE: &str = "\
 usage: stack [FILTER..] [OPTIONS]         compare the stacks whose names contain a FILTER (default: all)
        stack client --stack NAME [OPTIONS] run one stack alone, for a profiler; the backends are another process
+       stack pair --stacks A,B [OPTIONS]   what a call of B costs more than one of A, finely interleaved
 
   --stacks A,B     exact names instead of filters; plain and control always run
   --rounds N       valid rounds (default 9)
@@ -16,6 +17,7 @@ usage: stack [FILTER..] [OPTIONS]         compare the stacks whose names contain
   --rate N         calls/s of the open loop (default 5000)
   --runtime KIND   multi (one worker, default) or current
   --callers N      `stack client`: callers (default 16)
+  --than PROGRAM   `stack pair`: B is of another build of this program
   --quick          few short rounds: a look, not a measurement";
 
 /// Which tokio runtime a client uses.
@@ -36,13 +38,21 @@ pub(crate) struct Options {
     pub(crate) rate: u64,
     pub(crate) runtime: Runtime,
     pub(crate) callers: usize,
+    pub(crate) than: Option<String>,
 }
 
 impl Options {
     /// Parses the arguments after the program's name and role.
     pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, BoxError> {
-        let mut options =
-            Self { stacks: Vec::new(), rounds: 9, seconds: 1.2, rate: 5_000, runtime: Runtime::Multi, callers: 16 };
+        let mut options = Self {
+            stacks: Vec::new(),
+            rounds: 9,
+            seconds: 1.2,
+            rate: 5_000,
+            runtime: Runtime::Multi,
+            callers: 16,
+            than: None,
+        };
         let mut filters = Vec::new();
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
@@ -57,6 +67,7 @@ impl Options {
                 "--seconds" => options.seconds = value()?.parse()?,
                 "--rate" => options.rate = value()?.parse()?,
                 "--callers" => options.callers = value()?.parse()?,
+                "--than" => options.than = Some(value()?),
                 "--runtime" => options.runtime = runtime(&value()?)?,
                 "--quick" => (options.rounds, options.seconds) = (3, 0.5),
                 option if option.starts_with('-') => return Err(USAGE.into()),

@@ -32,7 +32,15 @@ pub(crate) struct Child {
 impl Child {
     /// Starts this program again in the given role.
     pub(crate) fn start(role: &str) -> Result<Self, BoxError> {
-        let mut command = Command::new(std::env::current_exe()?);
+        Self::start_of(None, role)
+    }
+
+    /// Starts another program in the given role; `None`: this one.
+    pub(crate) fn start_of(program: Option<&str>, role: &str) -> Result<Self, BoxError> {
+        let mut command = match program {
+            Some(program) => Command::new(program),
+            None => Command::new(std::env::current_exe()?),
+        };
         let mut process = command.arg(role).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = process.stdin.take().ok_or("no pipe to the child")?;
         let stdout = process.stdout.take().ok_or("no pipe from the child")?;
