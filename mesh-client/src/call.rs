@@ -77,14 +77,15 @@ impl ResponseBody {
         if text.is_empty() { Self::empty() } else { Self(State::Local(Some(text))) }
     }
 
-    /// The body of a response whose head has come.
-    pub(crate) fn live(head: &response::Parts, body: RecvBody, finish: Finish) -> Self {
-        if body.is_end_stream() {
-            // Trailers-only: the head is the trailers, and the attempt has seen it.
-            finish.count_success(&head.headers);
-            return Self::empty();
-        }
+    /// The body of a response whose head has come, and more is to come.
+    pub(crate) fn live(body: RecvBody, finish: Finish) -> Self {
         Self(State::Live(Live { body, finish }))
+    }
+
+    /// That of a response which is nothing but its head: trailers-only, the head is the trailers, and the attempt has seen it.
+    pub(crate) fn whole(head: &response::Parts, finish: &Finish) -> Self {
+        finish.count_success(&head.headers);
+        Self::empty()
     }
 }
 

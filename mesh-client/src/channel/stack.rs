@@ -94,6 +94,8 @@ enum Ended {
 struct Answer {
     head: response::Parts,
     body: RecvBody,
+    /// There is no more of it than its head.
+    is_whole: bool,
     slot: Slot,
     attempt: Attempt,
     idle: Option<Idle>,
@@ -185,17 +187,14 @@ impl Inner {
         let (mut head, body) = request.into_parts();
         let form = ReplyForm::of(&head.headers);
         let mut passed = Passed::default();
-        let response = match self.attempts(&mut head, body, form, &mut passed).await {
+        let mut response = match self.attempts(&mut head, body, form, &mut passed).await {
             Ok(response) => response,
             Err(cause) => self.failed(cause, form).await,
         };
-        if !passed.has_begun() {
-            return response;
+        if let Err(cause) = passed.response(&mut head, form, &mut response) {
+            response = self.failed(cause, form).await;
         }
-        match passed.response(&mut head, form, response) {
-            Ok(response) => response,
-            Err(cause) => self.failed(cause, form).await,
-        }
+        response
     }
 
     async fn failed(&self, cause: Cause, form: ReplyForm) -> Response<ResponseBody> {
@@ -323,9 +322,10 @@ impl Inner {
         })?;
         Ok(match sent {
             Ok(Ok(Ok((head, body)))) => {
-                attempt.head(&head, body.is_end_stream());
+                let is_whole = body.is_end_stream();
+                attempt.head(&head, is_whole);
                 time.touch();
-                Ended::Answered(Answer { head, body, slot, attempt, idle })
+                Ended::Answered(Answer { head, body, is_whole, slot, attempt, idle })
             }
             Ok(Err(after)) => {
                 attempt.timed_out();
@@ -355,7 +355,7 @@ impl Inner {
         let request = self.request_head(head, form);
         match (ended, &routed.retry) {
             (Ended::Answered(answer), Some(plan)) => {
-                let answer = (&answer.head, answer.body.is_end_stream());
+                let answer = (&answer.head, answer.is_whole);
                 retries.answered(plan, form, answer, &request, fastrand::f64, time_of_day)
             }
             (Ended::Failed(Some(failure), _), plan) => {
@@ -373,13 +373,14 @@ impl Inner {
     /// What the caller gets.
     fn finish(&self, ended: Ended, time: CallTime, form: ReplyForm) -> Result<Response<ResponseBody>, Cause> {
         match ended {
-            Ended::Answered(Answer { head, body, slot, attempt, idle }) => {
+            Ended::Answered(Answer { head, body, is_whole, slot, attempt, idle }) => {
                 let (deadline, call_idle) = time.into_rest();
                 // Now that something moves, both begin with it: the shorter one is first.
                 let idle = idle.into_iter().chain(call_idle).min_by_key(Idle::limit);
                 let throttle = self.options.retry_throttle.clone().filter(|_| form == ReplyForm::Grpc);
                 let finish = Finish { slot, attempt, deadline, idle, throttle, form, node: Arc::clone(&self.node) };
-                let body = ResponseBody::live(&head, body, finish);
+                let body =
+                    if is_whole { ResponseBody::whole(&head, &finish) } else { ResponseBody::live(body, finish) };
                 Ok(Response::from_parts(head, body))
             }
             Ended::Failed(_, cause) => Err(cause),

@@ -109,13 +109,16 @@ where
     let form = ReplyForm::of(&head.headers);
     let mut passed = Passed::default();
     let asked = passed.request(&chain, &mut FilterRequest::new(&mut head, form, None)).await;
-    let response = match asked {
+    let mut response = match asked {
         // The service takes the head, and the filter will want to see it again.
         Ok(None) => inner.call(Request::from_parts(head.clone(), body)).await?.map(ReplyBody::of_service),
         Ok(Some(reply)) => reply.into_response(form).map(ReplyBody::of_reply),
         Err(cause) => failed(&cause, form),
     };
-    Ok(passed.response(&mut head, form, response).unwrap_or_else(|cause| failed(&cause, form)))
+    if let Err(cause) = passed.response(&mut head, form, &mut response) {
+        response = failed(&cause, form);
+    }
+    Ok(response)
 }
 
 fn failed<R>(cause: &Cause, form: ReplyForm) -> Response<ReplyBody<R>> {

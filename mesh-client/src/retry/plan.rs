@@ -8,15 +8,15 @@ use crate::{
     error::{ReplyForm, grpc_code_of},
     route::RequestHead,
 };
-use http::{HeaderMap, StatusCode, response};
+use http::{HeaderMap, HeaderName, StatusCode, response};
 use mesh_xds::resource::{HeaderField, RetryCondition, RetryPolicy};
 use std::{borrow::Cow, num::NonZeroU32, sync::Arc, time::Duration};
 
 /// "Values of maxAttempts > 5 act as 5" (A6).
 const MAX_GRPC_ATTEMPTS: u32 = 5;
 
-const GRPC_STATUS: &str = "grpc-status";
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// A route's policy, for calls of both kinds. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -217,8 +217,11 @@ impl Retries {
                 verdict => verdict,
             };
         }
+        // "Retryable only for trailers-only failures: any response headers commit the RPC" (A6). Nearly all answers are this.
+        if !is_whole && is_grpc(&head.headers) {
+            return Verdict::Final;
+        }
         match grpc_status(&head.headers) {
-            // "Retryable only for trailers-only failures: any response headers commit the RPC" (A6).
             Some(_) if !is_whole => Verdict::Final,
             Some(code) if !plan.has_code(code) => Verdict::Final,
             Some(_) => match pushback(&head.headers) {
@@ -271,14 +274,14 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+    headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 struct Unparsable;
 
 /// "value >= 0 → retry after exactly that [...]; negative/unparsable/duplicated → no retry" (A6).
 fn pushback(headers: &HeaderMap) -> Option<Result<Duration, Unparsable>> {
-    let mut values = headers.get_all(PUSHBACK).iter();
+    let mut values = headers.get_all(&PUSHBACK).iter();
     let first = values.next()?;
     let millis = first.to_str().ok().and_then(|text| text.parse::<u32>().ok()).filter(|_| values.next().is_none());
     Some(millis.map(|millis| Duration::from_millis(u64::from(millis))).ok_or(Unparsable))

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use http::{Response, request, response};
 use mesh_xds::resource::{ClusterName, HttpFilterConfig};
 use std::{
-    fmt,
+    fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -122,20 +122,35 @@ impl Passed {
         &self,
         request: &mut request::Parts,
         form: ReplyForm,
-        response: Response<B>,
-    ) -> Result<Response<B>, Cause> {
+        response: &mut Response<B>,
+    ) -> Result<(), Cause> {
         let Some(chain) = self.chain.as_ref().filter(|_| self.filters > 0) else {
-            return Ok(response);
+            return Ok(());
         };
         let request = FilterRequest::new(request, form, self.cluster.as_ref());
-        let (mut head, body) = response.into_parts();
+        let mut head = take_head(response);
         for Link { instance, filter } in chain.0[..self.filters].iter().rev() {
             let hook = |head: &mut response::Parts| filter.response(&request, head);
             catch_unwind(AssertUnwindSafe(|| hook(&mut head)))
                 .map_err(|_| Cause::FilterPanicked { filter: instance.name.clone() })?;
         }
-        Ok(Response::from_parts(head, body))
+        put_head(response, head);
+        Ok(())
     }
+}
+
+/// The head of a response whose body, which is large, stays where it is.
+fn take_head<B>(response: &mut Response<B>) -> response::Parts {
+    let (mut head, ()) = Response::new(()).into_parts();
+    (head.status, head.version) = (response.status(), response.version());
+    mem::swap(&mut head.headers, response.headers_mut());
+    mem::swap(&mut head.extensions, response.extensions_mut());
+    head
+}
+
+fn put_head<B>(response: &mut Response<B>, head: response::Parts) {
+    (*response.status_mut(), *response.version_mut()) = (head.status, head.version);
+    (*response.headers_mut(), *response.extensions_mut()) = (head.headers, head.extensions);
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use mesh_xds::resource::{AbortSource, DelaySource, FaultAbort, FaultPercentage, HttpFault, Millionths};
 use std::{
+    cell::LazyCell,
     str,
     sync::{
         Arc,
@@ -34,6 +35,8 @@ const TEXT: &str = "fault filter abort";
 /// gRPC's code for what has none.
 const UNKNOWN: u8 = 2;
 
+/// Of all of these but the last.
+const PREFIX: &str = "x-envoy-fault-";
 const DELAY: HeaderName = HeaderName::from_static("x-envoy-fault-delay-request");
 const DELAY_PERCENTAGE: HeaderName = HeaderName::from_static("x-envoy-fault-delay-request-percentage");
 const ABORT: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request");
@@ -74,21 +77,18 @@ impl FaultFilter {
             return None;
         }
         let headers = &request.head().headers;
+        let asks = LazyCell::new(|| asks_for_faults(headers));
         let mut hits = |percentage: FaultPercentage| match percentage.share() {
             Millionths::ALL => true,
             share => share.get() > 0 && share.hit(draw()),
         };
-        let delay = self.0.delay.as_ref().filter(|delay| {
-            hits(match delay.source {
-                DelaySource::Fixed(_) => delay.percentage,
-                DelaySource::Header => lowered(delay.percentage, headers, &DELAY_PERCENTAGE),
-            })
+        let delay = self.0.delay.as_ref().filter(|delay| match delay.source {
+            DelaySource::Fixed(_) => hits(delay.percentage),
+            DelaySource::Header => *asks && hits(lowered(delay.percentage, headers, &DELAY_PERCENTAGE)),
         });
-        let abort = self.0.abort.as_ref().filter(|abort| {
-            hits(match abort.source {
-                AbortSource::Http(_) | AbortSource::Grpc(_) => abort.percentage,
-                AbortSource::Header => lowered(abort.percentage, headers, &ABORT_PERCENTAGE),
-            })
+        let abort = self.0.abort.as_ref().filter(|abort| match abort.source {
+            AbortSource::Http(_) | AbortSource::Grpc(_) => hits(abort.percentage),
+            AbortSource::Header => *asks && hits(lowered(abort.percentage, headers, &ABORT_PERCENTAGE)),
         });
         let delay = delay.and_then(|delay| match delay.source {
             DelaySource::Fixed(delay) => Some(delay),
@@ -133,6 +133,12 @@ impl FaultFilter {
             AbortStatus::Grpc(code) => Reply::new(StatusCode::OK, text).with_grpc_status(code),
         }
     }
+}
+
+/// Whether a request may say anything of faults. Nearly none does, and to look for each of the long names would cost their
+/// hashes.
+fn asks_for_faults(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(PREFIX))
 }
 
 /// The status of an abort; `None` when the request was to say, and does not.
