@@ -174,7 +174,7 @@ impl ChannelBuilder {
         }
     }
 
-    /// `:authority` of every request; unset, the target's name. Routing is not affected: the target's name chooses
+    /// `:authority` of every request without a [`CallAuthority`](crate::CallAuthority); unset, the target's name. Routing is not affected: the target's name chooses
     /// the virtual host.
     #[must_use]
     pub fn authority(mut self, authority: impl Into<String>) -> Self {

@@ -13,7 +13,7 @@ use crate::{
     retry::Throttle,
 };
 use bytes::Bytes;
-use http::{HeaderMap, Response, response};
+use http::{HeaderMap, Response, response, uri::Authority};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     fmt,
@@ -31,6 +31,21 @@ use std::{
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitForReady;
+
+/// A request extension: `:authority` of this call. It wins over the channel's
+/// ([`ChannelBuilder::authority`](crate::ChannelBuilder::authority)) and over the endpoint's hostname that a route may ask
+/// for (`auto_host_rewrite`, A81), in every attempt.
+///
+/// The channel's target still chooses the virtual host. Its routes see this authority, as in gRPC: a header matcher on
+/// `:authority` is compared with it. Endpoints are called in plaintext, so that no certificate has to cover it.
+///
+/// ```
+/// # use http::uri::Authority;
+/// let mut request = http::Request::new(()); // a tonic::Request has `extensions_mut`, too
+/// request.extensions_mut().insert(mesh_client::CallAuthority(Authority::from_static("tenant-7.shop.example")));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallAuthority(pub Authority);
 
 /// The body of a response: data as it arrives, then trailers.
 ///

@@ -79,7 +79,7 @@ pub mod outlier_detection {
 }
 
 pub use builder::{ChannelBuilder, MeshBuilder};
-pub use call::{ResponseBody, WaitForReady};
+pub use call::{CallAuthority, ResponseBody, WaitForReady};
 #[cfg(feature = "http1")]
 pub use channel::HttpVersion;
 pub use channel::{FailingCluster, MeshChannel, NotReady, ResponseFuture};

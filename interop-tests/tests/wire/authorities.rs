@@ -1,11 +1,13 @@
-//! `:authority` by the endpoint's hostname (A81), over the wire.
+//! `:authority` by the endpoint's hostname (A81), and by the application's word for one call, over the wire.
 //!
-//! Only a server that the bootstrap trusts may ask for it. It does NOT test TLS: there is none to backends yet.
+//! Only a server that the bootstrap trusts may ask for the former. It does NOT test TLS: there is none to backends yet.
 
 use crate::{
+    features::{Call, World, from, get, grpc},
     mesh::{Plane, all_are_ready, applied_by, ready_in, unary},
     rig::backends,
 };
+use http::Version;
 use interop_tests::{backend::Backend, proto::testing::test_service_client::TestServiceClient};
 use mesh_client::{Mesh, MeshChannel};
 use mesh_xds::{
@@ -26,6 +28,7 @@ use mesh_xds::{
     },
     resource::Kind,
 };
+use std::time::Duration;
 
 /// A route that asks for the endpoint's hostname, and retries elsewhere.
 fn rewriting() -> Route {
@@ -119,4 +122,56 @@ async fn an_endpoint_of_logical_dns_is_called_by_the_name_that_was_looked_up() {
     let (_plane, _mesh, channel) = channel(resources, "trusted_xds_server").await;
     unary(&channel).await.expect("answered");
     assert_eq!(seen(&a), Some(format!("localhost:{}", a.address().port())));
+}
+
+#[tokio::test]
+async fn the_applications_authority_for_a_call_wins_over_the_endpoints_and_the_channels() {
+    let [a, b] = backends(["a", "b"]).await;
+    let endpoints = vec![named(&a, "b1.example"), named(&b, "")];
+    let (_plane, mesh, channel) = channel(eds(endpoints), "trusted_xds_server").await;
+    all_are_ready(&mesh).await;
+    let builder = mesh.channel_builder("xds:///echo").authority("channel.example");
+    let other = builder.build().expect("a valid target");
+    other.ready(Duration::from_secs(30)).await.expect("configured and connected");
+    let seen = || [seen(&a), seen(&b)].map(Option::unwrap_or_default);
+    for channel in [&channel, &other] {
+        // Both endpoints take turns, one that has a hostname and one that has none.
+        let calls: [fn() -> Call; 2] = [grpc, || get("/").version(Version::HTTP_2)];
+        for call in calls {
+            for _ in 0..2 {
+                call().authority("tenant.example:81").on(channel).await.expect("answered");
+            }
+            assert_eq!(seen(), ["tenant.example:81"; 2], "{:?}", call());
+        }
+        // It was for those calls alone.
+        for _ in 0..2 {
+            grpc().on(channel).await.expect("answered");
+        }
+        let of_channel = if std::ptr::eq(channel, &other) { "channel.example" } else { "echo" };
+        assert_eq!(seen(), ["b1.example", of_channel]);
+    }
+    // A retry has it, too: of two calls one begins at a.
+    for _ in 0..2 {
+        let call = grpc().header("rpc-behavior", "hostname=a error-code-14").authority("tenant.example:82");
+        from("b", call.on(&channel).await).expect("b answers");
+    }
+    assert_eq!(seen(), ["tenant.example:82"; 2]);
+}
+
+#[tokio::test]
+async fn the_target_chooses_the_virtual_host_and_its_routes_see_the_calls_own_authority() {
+    let hosts = "virtual_hosts:
+    - {name: target, domains: ['svc:80'], routes: [
+        {match: {prefix: '', headers: [{name: ':authority', string_match: {exact: tenant.example}}]}, route: {cluster: a}},
+        {match: {prefix: ''}, route: {cluster: b}}]}
+    - {name: tenant, domains: [tenant.example], routes: [{match: {prefix: ''}, route: {cluster: c}}]}";
+    let world = World::start(hosts, &[]).await;
+    let calls: [fn() -> Call; 2] = [grpc, || get("/")];
+    for call in calls {
+        from("a", world.call(call().authority("tenant.example")).await).expect("the first route");
+        assert_eq!(seen(&world.a).as_deref(), Some("tenant.example"), "{:?}", call());
+        from("b", world.call(call()).await).expect("the second route");
+        from("b", world.call(call().authority("other.example")).await).expect("the second route");
+        assert_eq!(seen(&world.b).as_deref(), Some("other.example"), "{:?}", call());
+    }
 }

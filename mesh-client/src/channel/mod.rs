@@ -36,7 +36,8 @@ use tokio::time::timeout;
 /// gets them as a response 503 or 504 with the [`MeshError`] among its extensions.
 ///
 /// The request's authority is replaced by the service's name (see
-/// [`ChannelBuilder::authority`](crate::ChannelBuilder::authority)); a URI without scheme and authority works.
+/// [`ChannelBuilder::authority`](crate::ChannelBuilder::authority), and [`CallAuthority`](crate::CallAuthority) for one call
+/// alone); a URI without scheme and authority works.
 #[derive(Clone)]
 pub struct MeshChannel {
     inner: Arc<Inner>,

@@ -18,7 +18,7 @@ use super::{Inner, Use};
 use crate::{
     apply::{Action, AuthorityOf, Destination, RoutingTable, Table, Way},
     balance::Tried,
-    call::{Finish, ResponseBody, WaitForReady},
+    call::{CallAuthority, Finish, ResponseBody, WaitForReady},
     cluster::{Backends, NoPick},
     deadline::{CallTime, Limits, until},
     endpoint::{RecvBody, SendFailure, Slot},
@@ -167,7 +167,7 @@ impl Inner {
             path: head.uri.path(),
             query: head.uri.query(),
             scheme: "http",
-            authority: self.options.authority.as_str(),
+            authority: self.authority(head).as_str(),
             headers: &head.headers,
             is_grpc: form == ReplyForm::Grpc,
         }
@@ -304,7 +304,8 @@ impl Inner {
         B::Error: fmt::Display,
     {
         let mut attempt = Attempt::begin(&mut slot, form);
-        if routed.authority == AuthorityOf::Endpoint {
+        // "yields to an explicit per-RPC authority" (A81).
+        if routed.authority == AuthorityOf::Endpoint && head.extensions.get::<CallAuthority>().is_none() {
             // "a retry on an endpoint without hostname must revert" (A81).
             let authority = slot.endpoint().hostname().unwrap_or_else(|| self.options.authority.clone());
             readdress(head, authority)?;
@@ -387,9 +388,15 @@ impl Inner {
         }
     }
 
-    /// Writes the service's name into the URI, and takes out what belongs to the caller's own hop.
+    /// The application's own word for this call, or the channel's. There is no certificate to hold it against (A81): what
+    /// asks for TLS is not called.
+    fn authority<'a>(&'a self, head: &'a request::Parts) -> &'a Authority {
+        head.extensions.get::<CallAuthority>().map_or(&self.options.authority, |CallAuthority(authority)| authority)
+    }
+
+    /// Writes the authority into the URI, and takes out what belongs to the caller's own hop.
     fn address(&self, head: &mut request::Parts, form: ReplyForm) -> Result<(), Cause> {
-        readdress(head, self.options.authority.clone())?;
+        readdress(head, self.authority(head).clone())?;
         match form {
             ReplyForm::Grpc => {
                 head.headers.entry(header::USER_AGENT).or_insert_with(|| self.options.user_agent.clone());

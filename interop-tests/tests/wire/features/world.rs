@@ -15,11 +15,13 @@
 use crate::mesh::applied;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderValue, Request, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Version, header, uri::Authority};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use interop_tests::backend::Backend;
-use mesh_client::{ChannelBuilder, EndpointReport, EndpointState, MeshChannel, WaitForReady, testing::TestMesh};
+use mesh_client::{
+    CallAuthority, ChannelBuilder, EndpointReport, EndpointState, MeshChannel, WaitForReady, testing::TestMesh,
+};
 use mesh_xds::{
     ResourceState,
     control_plane::Resources,
@@ -225,6 +227,7 @@ pub(crate) struct Call {
     /// Seconds until a body of two pieces has its second one.
     pause: Option<u64>,
     waits: bool,
+    authority: Option<CallAuthority>,
 }
 
 /// A unary gRPC call.
@@ -233,7 +236,7 @@ pub(crate) fn grpc() -> Call {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    Call { uri, grpc: true, version: Version::HTTP_2, headers, pause: None, waits: false }
+    Call { uri, grpc: true, version: Version::HTTP_2, headers, pause: None, waits: false, authority: None }
 }
 
 /// An HTTP GET.
@@ -245,6 +248,7 @@ pub(crate) fn get(uri: &str) -> Call {
         headers: HeaderMap::new(),
         pause: None,
         waits: false,
+        authority: None,
     }
 }
 
@@ -261,6 +265,11 @@ impl Call {
     /// Waits for an endpoint until its deadline.
     pub(crate) fn waits_for_ready(self) -> Self {
         Self { waits: true, ..self }
+    }
+
+    /// Has an authority of its own.
+    pub(crate) fn authority(self, authority: &'static str) -> Self {
+        Self { authority: Some(CallAuthority(Authority::from_static(authority))), ..self }
     }
 
     /// Sends the end of its body so many seconds after the begin.
@@ -285,6 +294,9 @@ impl Call {
         let mut request = Request::new(self.body());
         if self.waits {
             request.extensions_mut().insert(WaitForReady);
+        }
+        if let Some(authority) = self.authority {
+            request.extensions_mut().insert(authority);
         }
         let is_post = self.grpc || self.pause.is_some();
         *request.method_mut() = if is_post { http::Method::POST } else { http::Method::GET };
