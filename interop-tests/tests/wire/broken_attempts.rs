@@ -84,18 +84,25 @@ async fn a_stream_of_plain_http_that_is_refused_again_is_repeated_by_the_policy(
 
 #[tokio::test]
 async fn an_http_status_is_a_condition_where_the_response_is_not_grpc() {
-    for (retry_on, is_repeated) in [("5xx", true), ("gateway-error", true), ("retriable-4xx", false)] {
+    let (text, limited) = (("content-type", "text/plain"), ("x-envoy-ratelimited", "true"));
+    for (retry_on, headers, is_repeated) in [
+        ("5xx", &[text][..], true),
+        ("gateway-error", &[text], true),
+        ("retriable-4xx", &[text], false),
+        ("5xx,unavailable", &[text, limited], false),
+        ("envoy-ratelimited", &[text, limited], true),
+    ] {
         let (server, _mesh, channel) = repeating(retry_on, 1).await;
         let call = Call::start(&channel);
         let mut connection = dialled(&server).await;
         let first = connection.request().await.expect("a call");
-        connection.plain(first, "503", &[("content-type", "text/plain")]).await.expect("open");
+        connection.plain(first, "503", headers).await.expect("open");
         if is_repeated {
             let again = connection.request().await.expect("the same call");
             connection.respond(again, "a").await.expect("open");
         }
         let code = call.end().await.map_err(|status| status.code());
-        assert_eq!(code.err(), (!is_repeated).then_some(Code::Unavailable), "{retry_on}");
+        assert_eq!(code.err(), (!is_repeated).then_some(Code::Unavailable), "{retry_on} {headers:?}");
     }
 }
 

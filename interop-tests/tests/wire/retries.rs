@@ -143,8 +143,8 @@ features! {
     }
 
     http_headers {
-        row: "other requests are repeated for headers of the response, if a header of theirs allows it", source: "Envoy: `RetryPolicy.retriable_headers`, `.retriable_request_headers`",
-        config: "routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: retriable-headers,
+        row: "other requests are repeated for headers of the response, if a header of theirs allows it; gRPC calls ask for neither", source: "A44, Envoy: `RetryPolicy.retriable_headers`, `.retriable_request_headers`",
+        config: "routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: 'retriable-headers,unavailable',
                            retriable_headers: [{name: x-again, string_match: {exact: 'yes'}}], retriable_request_headers: [{name: x-safe}]}}}]",
         strip: [("/routes/0/route/retry_policy/retriable_headers", "")],
         |world| {
@@ -152,7 +152,10 @@ features! {
             attempts(world, call().header("answer-x-again", "yes"), "404", [2, 0]).await?;
             attempts(world, call().header("answer-x-again", "no"), "404", [1, 0]).await?;
             let unsafe_call = get("/").header("rpc-behavior", "error-code-404").header("answer-x-again", "yes");
-            attempts(world, unsafe_call, "404", [1, 0]).await
+            attempts(world, unsafe_call, "404", [1, 0]).await?;
+            attempts(world, failing(grpc()), "Unavailable", [2, 0]).await?;
+            let again = grpc().header("rpc-behavior", "error-code-13").header("answer-x-again", "yes").header("x-safe", "1");
+            attempts(world, again, "Internal", [1, 0]).await
         }
     }
 
@@ -318,8 +321,8 @@ routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 60s, retry_policy: {
 
 #[tokio::test]
 async fn throttling_leaves_a_server_alone_that_keeps_failing() {
-    let route =
-        "routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: unavailable, num_retries: 1}}}]";
+    let route = "routes: [{match: {prefix: '', headers: [{name: no-policy}]}, route: {cluster: a}},
+        {match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: unavailable, num_retries: 1}}}]";
     let world = World::start(route, &[]).await;
     let throttling = RetryThrottling::new(10.0, 0.5).expect("valid");
     let channel = world.channel_builder().retry_throttling(throttling).build().expect("a valid target");
@@ -341,6 +344,27 @@ async fn throttling_leaves_a_server_alone_that_keeps_failing() {
     assert_eq!(attempts(failing(grpc())).await, 2);
     // Plain HTTP is not throttled, and takes nothing.
     assert_eq!(attempts(get("/")).await, 1);
+    // 5 are left. A server that wants no retry takes one, whatever its status and the call's policy, if there is one.
+    let internal = || grpc().header("rpc-behavior", "error-code-13");
+    let wants_none = |no| internal().header("answer-grpc-retry-pushback-ms", no);
+    let twice = wants_none("1").header("answer-grpc-retry-pushback-ms", "1");
+    let of_no_policy = wants_none("-1").header("no-policy", "1");
+    for (call, then) in [
+        (wants_none("-1"), 1),
+        (wants_none("soon"), 1),
+        (twice, 1),
+        (of_no_policy, 1),
+        // No failure to count.
+        (internal(), 2),
+        (wants_none("1"), 2),
+        (grpc().header("answer-grpc-retry-pushback-ms", "-1"), 2),
+    ] {
+        for _ in 0..4 {
+            assert_eq!(attempts(grpc()).await, 1);
+        }
+        assert_eq!(attempts(call.clone()).await, 1, "{call:?}");
+        assert_eq!(attempts(failing(grpc())).await, then, "{call:?}");
+    }
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::{
     filter::{Chain, FilterRequest, Passed},
     idle::Idle,
     load::Attempt,
-    retry::{Failure, Plan, Retries, Verdict, time_of_day},
+    retry::{Failure, Plan, Retries, Verdict, is_unwanted, time_of_day},
     route::RequestHead,
     upload::Upload,
 };
@@ -361,6 +361,11 @@ impl Inner {
             }
             (Ended::Failed(Some(failure), _), plan) => {
                 retries.failed(plan.as_ref(), form, *failure, &request, fastrand::f64)
+            }
+            (Ended::Answered(Answer { head, is_whole: true, .. }), None)
+                if form == ReplyForm::Grpc && self.options.retries && is_unwanted(&head.headers) =>
+            {
+                Verdict::Spent
             }
             (Ended::Answered(_), None) | (Ended::Failed(None, _), _) => Verdict::Final,
         }

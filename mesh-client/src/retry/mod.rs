@@ -5,8 +5,9 @@
 //! ```text
 //!  an attempt ended ─┬─ nothing was sent ───────────────► again, at once, as often as it takes        (A6: transparent)
 //!                    ├─ refused, or gone away ──────────► again, at once, the first time; then as below
-//!                    └─ failed, or answered ─► Plan ──┬─► not a condition of the policy ──► the caller gets it
-//!                                                     ├─► no retry left ─────────────────► the caller gets it
+//!                    └─ failed, or answered ─► Plan ──┬─► the server wants none ─────────► the caller gets it (throttling counts it)
+//!                                                     ├─► not a condition of the policy ──► the caller gets it
+//!                                                     ├─► no retry left ─────────────────► the caller gets it (throttling counts it)
 //!                                                     └─► again, after a backoff
 //! ```
 //!
@@ -22,7 +23,7 @@ mod throttle;
 
 pub use layer::{ReplayBody, Retry, RetryFuture, RetryLayer, TryTimeoutElapsed};
 pub use mesh_xds::resource::{RateLimitedBackOff, ResetFormat, ResetHeader, RetryCondition, RetryOn, RetryPolicy};
-pub(crate) use plan::{Failure, Plan, Retries, Verdict};
+pub(crate) use plan::{Failure, Plan, Retries, Verdict, is_unwanted};
 pub use throttle::RetryThrottling;
 pub(crate) use throttle::Throttle;
 

@@ -124,11 +124,16 @@ impl Plan {
                 && self.policy.retriable_status_codes.contains(&status.as_u16()))
     }
 
-    fn repeats_http(&self, head: &response::Parts) -> bool {
+    /// Whether a response is repeated for being rate limited; `None` if it is not, so that other conditions decide.
+    fn repeats_rate_limited(&self, head: &response::Parts) -> Option<bool> {
         // "A response that contains the x-envoy-ratelimited header [...] We retry these only when the envoy-ratelimited
         // policy is in effect" (Envoy).
-        if head.headers.contains_key("x-envoy-ratelimited") {
-            return self.has(RetryCondition::EnvoyRateLimited);
+        head.headers.contains_key("x-envoy-ratelimited").then(|| self.has(RetryCondition::EnvoyRateLimited))
+    }
+
+    fn repeats_http(&self, head: &response::Parts) -> bool {
+        if let Some(repeats) = self.repeats_rate_limited(head) {
+            return repeats;
         }
         let headers = || {
             self.policy.retriable_headers.iter().any(|matcher| {
@@ -142,10 +147,18 @@ impl Plan {
         self.repeats_status(head.status) || self.has(RetryCondition::RetriableHeaders) && headers()
     }
 
-    /// Whether such requests may be repeated at all.
-    fn allows(&self, request: &RequestHead<'_>) -> bool {
+    /// Whether an answer to a gRPC call that is not gRPC's is repeated.
+    fn repeats_foreign(&self, head: &response::Parts) -> bool {
+        let by_status = || self.repeats_status(head.status) || self.has_code(grpc_code_of(head.status));
+        self.repeats_rate_limited(head).unwrap_or_else(by_status)
+    }
+
+    /// Whether such requests may be repeated at all. "Everything else ignored (per_try_timeout, headers, budgets)" (A44):
+    /// headers are asked for where the call is not gRPC.
+    fn allows(&self, form: ReplyForm, request: &RequestHead<'_>) -> bool {
         let matchers = &self.policy.retriable_request_headers;
-        matchers.is_empty()
+        form == ReplyForm::Grpc
+            || matchers.is_empty()
             || matchers
                 .iter()
                 .any(|matcher| matcher.value.is_match(request.field(&matcher.name).as_deref(), matcher.invert))
@@ -223,10 +236,12 @@ impl Retries {
         }
         match grpc_status(&head.headers) {
             Some(_) if !is_whole => Verdict::Final,
-            Some(code) if !plan.has_code(code) => Verdict::Final,
-            Some(_) => match pushback(&head.headers) {
+            Some(0) => Verdict::Final,
+            Some(code) => match pushback(&head.headers) {
+                // Counted, "or that receive a pushback response indicating not to retry" (A6), whatever the code.
+                Some(Err(Unwanted)) => Verdict::Spent,
+                _ if !plan.has_code(code) => Verdict::Final,
                 None => self.again(plan, form, request, draw),
-                Some(Err(Unparsable)) => Verdict::Spent,
                 Some(Ok(told)) => match self.again(plan, form, request, draw) {
                     Verdict::Retry(_) => {
                         self.in_a_row = 0;
@@ -237,9 +252,7 @@ impl Retries {
             },
             None if is_grpc(&head.headers) => Verdict::Final,
             // Not gRPC's words: somebody on the way has answered.
-            None if plan.repeats_status(head.status) || plan.has_code(grpc_code_of(head.status)) => {
-                self.again(plan, form, request, draw)
-            }
+            None if plan.repeats_foreign(head) => self.again(plan, form, request, draw),
             None => Verdict::Final,
         }
     }
@@ -251,7 +264,7 @@ impl Retries {
         request: &RequestHead<'_>,
         draw: impl FnOnce() -> f64,
     ) -> Verdict {
-        if !plan.allows(request) {
+        if !plan.allows(form, request) {
             return Verdict::Final;
         }
         if self.made >= plan.retries(form) {
@@ -268,6 +281,12 @@ impl Retries {
 
 // === gRPC's words ===
 
+/// Whether a server that has failed a call wants no retry: where there is no policy, throttling still counts "RPCs [...] that
+/// receive a pushback response indicating not to retry", and "every outgoing RPC (regardless of service or method)" (A6).
+pub(crate) fn is_unwanted(headers: &HeaderMap) -> bool {
+    matches!(pushback(headers), Some(Err(Unwanted))) && grpc_status(headers).is_some_and(|code| code != 0)
+}
+
 fn is_grpc(headers: &HeaderMap) -> bool {
     let is = |value: &http::HeaderValue| value.as_bytes().starts_with(b"application/grpc");
     headers.get(http::header::CONTENT_TYPE).is_some_and(is)
@@ -277,12 +296,13 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
-struct Unparsable;
+/// The server wants no retry.
+struct Unwanted;
 
 /// "value >= 0 → retry after exactly that [...]; negative/unparsable/duplicated → no retry" (A6).
-fn pushback(headers: &HeaderMap) -> Option<Result<Duration, Unparsable>> {
+fn pushback(headers: &HeaderMap) -> Option<Result<Duration, Unwanted>> {
     let mut values = headers.get_all(&PUSHBACK).iter();
     let first = values.next()?;
     let millis = first.to_str().ok().and_then(|text| text.parse::<u32>().ok()).filter(|_| values.next().is_none());
-    Some(millis.map(|millis| Duration::from_millis(u64::from(millis))).ok_or(Unparsable))
+    Some(millis.map(|millis| Duration::from_millis(u64::from(millis))).ok_or(Unwanted))
 }

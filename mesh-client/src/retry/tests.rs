@@ -1,6 +1,6 @@
 //! Tables for what is repeated and when; the sentences are A6's, A44's and Envoy's.
 
-use super::{Failure, Plan, Retries, RetryThrottling, Throttle, Verdict, backoff};
+use super::{Failure, Plan, Retries, RetryThrottling, Throttle, Verdict, backoff, is_unwanted};
 use crate::{error::ReplyForm, route::RequestHead};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, response};
 use mesh_xds::resource::{
@@ -92,20 +92,25 @@ fn a_grpc_call_is_repeated_for_the_codes_of_its_policy_and_trailers_only() {
 
 #[test]
 fn what_is_not_grpcs_answer_to_a_grpc_call_is_repeated_by_its_status() {
-    for (retry_on, status, repeated) in [
-        ("5xx", 503, true),
-        ("gateway-error", 503, true),
-        ("gateway-error", 500, false),
-        ("retriable-4xx", 409, true),
-        ("retriable-status-codes", 418, true),
-        ("unavailable", 503, true),
-        ("unavailable", 500, false),
-        ("internal", 400, true),
-        ("reset,connect-failure", 503, false),
+    const LIMITED: &[(&str, &str)] = &[("content-type", "text/plain"), ("x-envoy-ratelimited", "true")];
+    for (retry_on, status, headers, repeated) in [
+        ("5xx", 503, &[("content-type", "text/plain")][..], true),
+        ("gateway-error", 503, &[], true),
+        ("gateway-error", 500, &[], false),
+        ("retriable-4xx", 409, &[], true),
+        ("retriable-status-codes", 418, &[], true),
+        ("unavailable", 503, &[], true),
+        ("unavailable", 500, &[], false),
+        ("internal", 400, &[], true),
+        ("reset,connect-failure", 503, &[], false),
+        ("5xx,unavailable", 503, LIMITED, false),
+        ("unavailable", 429, LIMITED, false),
+        ("envoy-ratelimited", 429, LIMITED, true),
+        ("envoy-ratelimited", 429, &[], false),
     ] {
-        let head = head(status, &[("content-type", "text/plain")]);
+        let head = head(status, headers);
         let verdict = answered(&plan(policy(retry_on, 1)), &mut Retries::default(), ReplyForm::Grpc, &head, false);
-        assert_eq!(matches!(verdict, Verdict::Retry(_)), repeated, "{retry_on} {status}: {verdict:?}");
+        assert_eq!(matches!(verdict, Verdict::Retry(_)), repeated, "{retry_on} {status} {headers:?}: {verdict:?}");
     }
 }
 
@@ -212,8 +217,41 @@ fn pushback_says_when_and_restarts_the_exponent() {
     assert_eq!(backoff(&[]), Verdict::Retry(MS(200)));
     assert_eq!(backoff(&["7"]), Verdict::Retry(MS(7)));
     assert_eq!(backoff(&[]), Verdict::Retry(MS(100)));
-    for no in [&["-1"][..], &["soon"], &["1", "1"]] {
+    for no in NO {
         assert_eq!(backoff(no), Verdict::Spent, "{no:?}");
+    }
+}
+
+/// "negative/unparsable/duplicated".
+const NO: [&[&str]; 3] = [&["-1"], &["soon"], &["1", "1"]];
+
+/// "The only RPCs that are counted as failures [...] fail with a status code that qualifies as a retryable [...], or [...]
+/// receive a pushback response indicating not to retry" (A6).
+#[test]
+fn a_server_that_wants_no_retry_is_counted_whatever_its_status() {
+    let plan = plan(policy("unavailable", 4));
+    for (code, is_whole, pushback, counted) in [
+        ("13", true, NO[0], true),
+        ("13", true, NO[1], true),
+        ("13", true, NO[2], true),
+        ("14", true, NO[0], true),
+        // It may be repeated, for all that the server knows: the policy says otherwise.
+        ("13", true, &["7"], false),
+        ("13", true, &[], false),
+        ("0", true, NO[0], false),
+        // Committed: nobody asks about retries.
+        ("13", false, NO[0], false),
+    ] {
+        let mut head = trailers_only(code);
+        for value in pushback {
+            head.headers.append("grpc-retry-pushback-ms", HeaderValue::from_static(value));
+        }
+        let verdict = answered(&plan, &mut Retries::default(), ReplyForm::Grpc, &head, is_whole);
+        let expected = if counted { Verdict::Spent } else { Verdict::Final };
+        assert_eq!(verdict, expected, "{code} {is_whole} {pushback:?}");
+        if is_whole {
+            assert_eq!(is_unwanted(&head.headers), counted, "{code} {pushback:?}");
+        }
     }
 }
 
@@ -241,7 +279,7 @@ fn a_server_that_says_when_is_believed_up_to_a_limit() {
 }
 
 #[test]
-fn only_requests_with_a_retriable_header_are_repeated_where_that_is_asked() {
+fn only_requests_with_a_retriable_header_are_repeated_where_that_is_asked_and_grpc_calls() {
     let safe = HeaderMatch {
         value: HeaderValueMatch::String(StringMatch::Exact { value: "yes".to_owned(), ignore_case: false }),
         ..present("x-safe")
@@ -250,9 +288,12 @@ fn only_requests_with_a_retriable_header_are_repeated_where_that_is_asked() {
     for (value, repeated) in [(Some("yes"), true), (Some("no"), false), (None, false)] {
         let headers = value.map(|value| (HeaderName::from_static("x-safe"), HeaderValue::from_static(value)));
         let headers: HeaderMap = headers.into_iter().collect();
-        let failed = (&head(503, &[]), false);
-        let verdict = Retries::default().answered(&plan, ReplyForm::Http, failed, &request(&headers), || 0.5, || 0);
-        assert_eq!(matches!(verdict, Verdict::Retry(_)), repeated, "{value:?}");
+        // "Everything else ignored (per_try_timeout, headers, budgets)" (A44).
+        for (form, repeated) in [(ReplyForm::Http, repeated), (ReplyForm::Grpc, true)] {
+            let failed = (&head(503, &[]), false);
+            let verdict = Retries::default().answered(&plan, form, failed, &request(&headers), || 0.5, || 0);
+            assert_eq!(matches!(verdict, Verdict::Retry(_)), repeated, "{form:?} {value:?}");
+        }
     }
 }
 

@@ -24,9 +24,11 @@ pub struct RetryPolicy {
     pub per_try_idle_timeout: Option<Duration>,
     /// `retriable_status_codes`, for [`RetryCondition::RetriableStatusCodes`].
     pub retriable_status_codes: Vec<u16>,
-    /// `retriable_headers` of responses, for [`RetryCondition::RetriableHeaders`]. One is enough.
+    /// `retriable_headers` of responses, for [`RetryCondition::RetriableHeaders`]. One is enough. None counts for gRPC calls
+    /// (A44).
     pub retriable_headers: Vec<HeaderMatch>,
-    /// `retriable_request_headers`: where not empty, only requests that match one of them are repeated.
+    /// `retriable_request_headers`: where not empty, only requests that match one of them are repeated. gRPC calls are
+    /// repeated whether they do or not (A44).
     pub retriable_request_headers: Vec<HeaderMatch>,
     /// `rate_limited_retry_back_off`.
     pub rate_limited: Option<RateLimitedBackOff>,

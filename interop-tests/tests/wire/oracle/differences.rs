@@ -115,10 +115,11 @@ fn millis(duration: &str) -> Option<u64> {
     Some((duration.strip_suffix('s')?.parse::<f64>().ok()? * 1000.0) as u64)
 }
 
-/// gRPC's answers are repeated by their codes alone, and no call more than four times.
+/// gRPC's answers are repeated by their codes alone, unless the server wants no retry, and no call more than four times.
 fn grpc_retries(case: &mut Case) {
     if is_grpc(case) && case.route["retry_policy"].is_object() {
         grpc_conditions(case);
+        grpc_headers(case);
         let retries = &mut case.route["retry_policy"]["num_retries"];
         if retries.as_u64().is_some_and(|retries| retries > 4) {
             *retries = 4.into();
@@ -156,6 +157,21 @@ fn grpc_conditions(case: &mut Case) {
     if kept != conditions || !codes.is_empty() && codes != listed {
         case.route["retry_policy"]["retry_on"] = kept.join(",").into();
         case.route["retry_policy"]["retriable_status_codes"] = codes.into();
+    }
+}
+
+/// Headers of requests do not decide. Beside a gRPC status `x-envoy-ratelimited` says nothing, and a pushback "no" what it
+/// says to Envoy.
+fn grpc_headers(case: &mut Case) {
+    if let Some(policy) = case.route["retry_policy"].as_object_mut() {
+        policy.remove("retriable_request_headers");
+    }
+    for act in case.calls.iter_mut().flat_map(acts) {
+        let Act::Answer(Answer { grpc: Some(_), headers, .. }) = act else { continue };
+        headers.retain(|(name, _)| name != "x-envoy-ratelimited");
+        if headers.iter().any(|(name, value)| name == "grpc-retry-pushback-ms" && value == "-1") {
+            headers.push(("x-envoy-ratelimited".to_owned(), "true".to_owned()));
+        }
     }
 }
 

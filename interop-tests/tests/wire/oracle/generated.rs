@@ -148,13 +148,21 @@ fn retry_http(dice: &mut Rng, name: String) -> Case {
 /// gRPC's conditions with Envoy's among them, and failures of all kinds.
 fn retry_grpc(dice: &mut Rng, name: String) -> Case {
     const CODES: [&str; 5] = ["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"];
-    const OTHERS: [&str; 6] =
-        ["5xx", "reset", "refused-stream", "retriable-status-codes", "retriable-headers", "gateway-error"];
+    const OTHERS: [&str; 7] = [
+        "5xx",
+        "reset",
+        "refused-stream",
+        "retriable-status-codes",
+        "retriable-headers",
+        "gateway-error",
+        "envoy-ratelimited",
+    ];
     let mut conditions = some(dice, &CODES, 4);
     if dice.u8(..3) == 0 {
         conditions.extend(some(dice, &OTHERS, 2));
     }
-    let act = |dice: &mut Rng| match dice.usize(..12) {
+    let act = |dice: &mut Rng| match dice.usize(..13) {
+        12 => Answer::status(503).header("x-envoy-ratelimited", "true").after(0),
         0 => Act::Reset(any(dice, &[Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::ENHANCE_YOUR_CALM])),
         1 => Act::Reset(Reason::REFUSED_STREAM),
         2 => Answer::status(any(dice, &[400, 404, 500, 502, 503])).after(0),

@@ -26,6 +26,11 @@ pub(super) fn retries() -> Vec<Case> {
         "reset_headers": [{ "name": "retry-after", "format": "SECONDS" }],
     } });
     let safe_only = json!({ "retriable_request_headers": [{ "name": "x-safe", "string_match": { "exact": "yes" } }] });
+    let limited = |answer: Answer| answer.header("x-envoy-ratelimited", true).after(0);
+    let wants_none = |code| {
+        let failure = Answer::grpc(Grpc::TrailersOnly(code)).header("grpc-retry-pushback-ms", -1);
+        grpc([failure.after(0), grpc_ok()])
+    };
     let two_tries = || json!({ "per_try_timeout": "0.3s" });
     vec![
         // gRPC's own.
@@ -61,6 +66,19 @@ pub(super) fn retries() -> Vec<Case> {
         Case::new("retry-grpc-closed", [grpc([Act::Close, grpc_ok()])])
             .route(json!({ "retry_policy": policy("unavailable", 1) }))
             .endpoints(2),
+        Case::new("retry-grpc-no-more", [wants_none(14), wants_none(13)])
+            .route(json!({ "retry_policy": policy("unavailable", 3) })),
+        Case::new("retry-grpc-any-request", [grpc([unavailable().after(0), grpc_ok()])]).route(policy_with(
+            "unavailable",
+            1,
+            safe_only.clone(),
+        )),
+        Case::new("retry-grpc-rate-limited", [grpc([limited(Answer::status(503)), grpc_ok()])])
+            .route(json!({ "retry_policy": policy("5xx,unavailable", 1) })),
+        Case::new("retry-grpc-rate-limited-asked-for", [grpc([limited(Answer::status(503)), grpc_ok()])])
+            .route(json!({ "retry_policy": policy("envoy-ratelimited", 1) })),
+        Case::new("retry-grpc-status-rate-limited", [grpc([limited(unavailable()), grpc_ok()])])
+            .route(json!({ "retry_policy": policy("unavailable", 1) })),
         // Envoy's.
         Case::new("retry-http-none-left", [http(fails(9, ok()))]).route(json!({ "retry_policy": policy("5xx", 3) })),
         Case::new("retry-http-many", [http(fails(8, ok()))]).route(json!({ "retry_policy": policy("5xx", 8) })),
