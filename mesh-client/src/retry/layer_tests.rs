@@ -1,0 +1,88 @@
+//! A service that fails, under the layer: what it sees of a call, and what the caller gets.
+
+use super::{ReplayBody, RetryLayer, TryTimeoutElapsed};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use mesh_xds::resource::{RetryCondition, RetryPolicy};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::Instant;
+use tower::{ServiceExt, layer::Layer, service_fn};
+
+type Body = Full<Bytes>;
+
+/// What the service under the layer does with one attempt.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Status(u16),
+    Grpc(&'static str),
+    Fail,
+    Silence,
+}
+
+/// Makes a call through a layer: what the bodies of the attempts were, and what the caller got.
+async fn call(policy: RetryPolicy, content_type: &str, steps: &[Step]) -> (Vec<String>, Result<u16, String>) {
+    let steps = Arc::new(Mutex::new(steps.iter().copied().collect::<VecDeque<_>>()));
+    let bodies = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&bodies);
+    let service = service_fn(move |request: Request<ReplayBody<Body>>| {
+        let (steps, seen) = (Arc::clone(&steps), Arc::clone(&seen));
+        async move {
+            let attempts = request.headers().get("grpc-previous-rpc-attempts").cloned();
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let attempts = attempts.map_or(String::new(), |it| it.to_str().expect("text").to_owned());
+            seen.lock().expect("alive").push(format!("{}{attempts}", String::from_utf8_lossy(&body)));
+            let step = steps.lock().expect("alive").pop_front().expect("no more attempts");
+            let response = Response::builder();
+            match step {
+                Step::Status(status) => Ok(response.status(status).body(Body::default()).expect("valid")),
+                Step::Grpc(code) => Ok(response.header("grpc-status", code).body(Body::default()).expect("valid")),
+                Step::Fail => Err("broken"),
+                Step::Silence => std::future::pending().await,
+            }
+        }
+    });
+    let request = Request::builder().header("content-type", content_type).body(Body::from("body")).expect("valid");
+    let answer = RetryLayer::new(policy).layer(service).oneshot(request).await;
+    let answer = answer.map(|response| response.status().as_u16()).map_err(|error| error.to_string());
+    let bodies = bodies.lock().expect("alive").clone();
+    (bodies, answer)
+}
+
+fn policy(condition: RetryCondition, num_retries: u32) -> RetryPolicy {
+    RetryPolicy { num_retries, ..RetryPolicy::on([condition]) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_sent_again_with_its_whole_body() {
+    let steps = [Step::Status(503), Step::Fail, Step::Status(200)];
+    let (bodies, answer) = call(policy(RetryCondition::ServerError, 3), "text/plain", &steps).await;
+    assert_eq!((bodies, answer), (vec!["body".to_owned(); 3], Ok(200)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_failure_is_the_callers() {
+    let (bodies, answer) = call(policy(RetryCondition::Reset, 1), "text/plain", &[Step::Fail, Step::Fail]).await;
+    assert_eq!((bodies.len(), answer), (2, Err("broken".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn grpc_calls_say_how_often_they_were_sent() {
+    let steps = [Step::Grpc("14"), Step::Fail, Step::Grpc("0")];
+    let (bodies, answer) = call(policy(RetryCondition::Unavailable, 3), "application/grpc", &steps).await;
+    assert_eq!((bodies, answer), (["body", "body1", "body2"].map(str::to_owned).to_vec(), Ok(200)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_takes_too_long_is_followed_by_the_next() {
+    let limit = Duration::from_secs(2);
+    let policy = RetryPolicy { per_try_timeout: Some(limit), ..policy(RetryCondition::Reset, 1) };
+    let begin = Instant::now();
+    let (bodies, answer) = call(policy, "text/plain", &[Step::Silence, Step::Silence]).await;
+    assert_eq!((bodies.len(), answer), (2, Err(TryTimeoutElapsed { after: limit }.to_string())));
+    assert!(begin.elapsed() >= 2 * limit);
+}
