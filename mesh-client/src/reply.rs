@@ -3,9 +3,9 @@
 //! Made once, in HTTP's words with gRPC's beside them, and put into those of the call when it is sent: who gives it does NOT
 //! need to know which of the two a call speaks.
 
-use crate::error::{Cause, ReplyForm, grpc_code_of, write_grpc_status};
+use crate::error::{Cause, MeshError, ReplyForm, grpc_code_of, write_grpc_status};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
@@ -120,6 +120,21 @@ impl Reply {
             }
         }
         response
+    }
+}
+
+// === Refused ===
+
+/// A response's extension: no backend has answered, a limit has refused the call. A header would not do: a backend can say
+/// `x-envoy-overloaded` as well, and then it is one to be asked again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refused;
+
+impl Refused {
+    /// Whether a response with these extensions is a refusal: a layer's, or a channel's.
+    pub(crate) fn is_in(extensions: &Extensions) -> bool {
+        let of_channel = || extensions.get::<MeshError>().is_some_and(|error| error.cause().is_refusal());
+        extensions.get::<Self>().is_some() || of_channel()
     }
 }
 

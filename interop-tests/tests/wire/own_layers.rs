@@ -1,8 +1,14 @@
 //! What the mesh does to calls, as tower layers on services of a user's own, over real sockets.
 //!
-//! No control plane is involved. The rules themselves are tested with the mesh.
+//! No control plane is involved, but for what is called through a layer and a channel. The rules themselves are tested with
+//! the mesh.
 
-use crate::{faults::FAULTS, rig::backends};
+use crate::{
+    faults::FAULTS,
+    features::{World, check, features},
+    rig::backends,
+};
+use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -17,10 +23,52 @@ use mesh_client::{
     retry::{ReplayBody, RetryCondition, RetryLayer, RetryPolicy},
     timeout::{TimeoutLayer, Timeouts},
 };
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::{self, Instant};
 use tonic::{Code, transport::Channel};
 use tower::{Service, ServiceBuilder, ServiceExt};
+
+features! {
+    a_channel_below_a_retry_layer {
+        row: "`RetryLayer` around a channel: what the mesh drops or refuses is not repeated",
+        source: "A6, A32, `CircuitBreakers.thresholds[].max_requests`, `ClusterLoadAssignment.policy.drop_overloads`",
+        config: "{clusters: {a: {eds_cluster_config: {service_name: own-full}, circuit_breakers: {thresholds: [{max_requests: 0}]}}},
+                  endpoints: {own-full: {endpoints: [{locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}]}]},
+                              b: {policy: {drop_overloads: [{category: all, drop_percentage: {numerator: 100}}]}}},
+                  routes: [{match: {prefix: /full}, route: {cluster: a}}, {match: {prefix: /dropped}, route: {cluster: b}},
+                           {match: {prefix: ''}, route: {cluster: c}}]}",
+        strip: [("/clusters/a/circuit_breakers", ""), ("/endpoints/b/policy", "")],
+        |world| {
+            let policy = RetryPolicy { num_retries: 3, ..RetryPolicy::on([RetryCondition::ServerError]) };
+            check(attempts(world, policy.clone(), "/full").await? == 1, "the breaker's refusal at once")?;
+            check(attempts(world, policy.clone(), "/dropped").await? == 1, "the drop at once")?;
+            check(attempts(world, policy, "/").await? == 4, "a backend's 503 after three retries")
+        }
+    }
+}
+
+/// How often a call is made of the channel until its 503 comes.
+async fn attempts(world: &World, policy: RetryPolicy, path: &str) -> Result<u32, String> {
+    let attempts = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&attempts);
+    let service = ServiceBuilder::new()
+        .layer(RetryLayer::new(policy))
+        .map_request(move |request: Request<ReplayBody<Empty<Bytes>>>| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            request
+        })
+        .service(world.channel.clone());
+    let request = Request::get(path).header("rpc-behavior", "error-code-503").body(Empty::new()).expect("valid");
+    let response = service.oneshot(request).await.map_err(|error| error.to_string())?;
+    check(response.status() == 503, "a 503")?;
+    Ok(attempts.load(Ordering::Relaxed))
+}
 
 const ALL: FaultPercentage = FaultPercentage { numerator: 100, denominator: 100 };
 
@@ -46,7 +94,7 @@ async fn faults_for_a_tonic_channel() {
 async fn faults_for_a_hyper_client() {
     let _alone = FAULTS.write().await;
     let [a] = backends(["a"]).await;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let request = || Request::get(format!("http://{}/", a.address())).body(Empty::new()).expect("valid");
     let with = |fault| ServiceBuilder::new().layer(FaultLayer::new(fault)).service(client.clone());
 
@@ -128,7 +176,7 @@ async fn timeouts_and_retries_for_a_hyper_client() {
         ServiceBuilder::new().layer(TimeoutLayer::new(timeouts)).layer(RetryLayer::new(policy)).service(client);
     let request = |behavior| {
         let request = Request::get(format!("http://{}/", a.address())).header("rpc-behavior", behavior);
-        request.body(Empty::<bytes::Bytes>::new()).expect("valid")
+        request.body(Empty::<Bytes>::new()).expect("valid")
     };
     time::pause();
     let begin = Instant::now();
@@ -149,7 +197,7 @@ async fn outlier_ejection_and_a_circuit_breaker_for_hyper_clients() {
         ..OutlierDetection::default()
     });
     let breaker = CircuitBreakerLayer::new(CircuitBreakers { max_requests: Some(1), ..CircuitBreakers::default() });
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let host = || ServiceBuilder::new().layer(outliers.clone()).layer(breaker.clone()).service(client.clone());
     let (mut at_a, at_b) = (host(), host());
     let request = |backend: &Backend, behavior: &'static str| {
@@ -173,4 +221,33 @@ async fn outlier_ejection_and_a_circuit_breaker_for_hyper_clients() {
     assert!(begin.elapsed() > Duration::from_secs(29));
     time::resume();
     assert_eq!(at_a.oneshot(request(&a, "error-code-404")).await.expect("an answer").status(), 404);
+}
+
+#[tokio::test]
+async fn what_a_breaker_layer_refuses_is_not_repeated() {
+    let [a] = backends(["a"]).await;
+    let breaker = CircuitBreakerLayer::new(CircuitBreakers { max_requests: Some(1), ..CircuitBreakers::default() });
+    let policy = RetryPolicy { num_retries: 3, ..RetryPolicy::on([RetryCondition::GatewayError]) };
+    let attempts = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&attempts);
+    let service = ServiceBuilder::new()
+        .layer(RetryLayer::new(policy))
+        .map_request(move |request| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            request
+        })
+        .layer(breaker.clone())
+        .service(Client::builder(TokioExecutor::new()).build_http());
+    let request = |behavior| {
+        let request = Request::get(format!("http://{}/", a.address())).header("rpc-behavior", behavior);
+        request.body(Empty::<Bytes>::new()).expect("valid")
+    };
+    let held = service.clone().oneshot(request("error-code-200")).await.expect("an answer");
+    let refused = service.clone().oneshot(request("error-code-200")).await.expect("an answer");
+    assert_eq!((held.status().as_u16(), refused.status().as_u16()), (200, 503));
+    assert_eq!((attempts.load(Ordering::Relaxed), a.counters().calls), (2, 1), "one attempt for each call");
+    drop(held);
+    // The backend's own 503 is repeated, each time with room for it: an attempt that is given up counts no more.
+    assert_eq!(service.oneshot(request("error-code-503")).await.expect("an answer").status(), 503);
+    assert_eq!((attempts.load(Ordering::Relaxed), a.counters().calls), (6, 5));
 }

@@ -6,7 +6,7 @@
 use super::{Breaker, Full, Permit};
 use crate::{
     error::ReplyForm,
-    reply::{Reply, ReplyBody},
+    reply::{Refused, Reply, ReplyBody},
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -26,6 +26,12 @@ use tower_service::Service;
 ///
 /// A call is in flight until its response body has ended or was dropped. One that is refused gets UNAVAILABLE if it is
 /// gRPC, else a response 503 with `x-envoy-overloaded`. All services of one layer count together.
+///
+/// # Order
+/// In the mesh each attempt is counted by itself, before it goes to an endpoint: that is *below* a
+/// [`RetryLayer`](crate::retry::RetryLayer), which never repeats what is refused here, and *above* an
+/// [`OutlierLayer`](crate::outlier_detection::OutlierLayer). Above the `RetryLayer`, a call is counted once, with all its
+/// attempts and the pauses between them.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -103,7 +109,9 @@ where
 
 fn refusal(Full { max }: Full, form: ReplyForm) -> Response<Bytes> {
     let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, format!("circuit open: {max} calls are in flight"));
-    reply.overloaded().into_response(form)
+    let mut response = reply.overloaded().into_response(form);
+    response.extensions_mut().insert(Refused);
+    response
 }
 
 // === CircuitBreakerFuture ===

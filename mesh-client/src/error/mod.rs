@@ -75,7 +75,7 @@ pub enum Cause {
         /// The limit.
         max: u32,
     },
-    /// As many calls as are allowed already wait for a connection.
+    /// As many calls as are allowed already wait for a connection. Never retried.
     TooManyPending {
         /// The cluster.
         cluster: ClusterName,
@@ -291,6 +291,11 @@ impl Cause {
             Self::InvalidRequest(_) | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
+    }
+
+    /// Whether a limit or a drop has refused the call, so that repeating it would only add to the load.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Dropped { .. } | Self::CircuitOpen { .. } | Self::TooManyPending { .. })
     }
 
     /// The status as final trailers, for a response that had begun.

@@ -6,6 +6,7 @@
 use super::{Failure, Plan, Retries, RetryThrottling, Throttle, Verdict};
 use crate::{
     error::ReplyForm,
+    reply::Refused,
     route::RequestHead,
     upload::{BodyFailed, LentBody, Upload, lend},
 };
@@ -34,6 +35,16 @@ const KEPT: usize = 256 * 1024;
 ///
 /// The service's error counts as a connection that broke: `unavailable` for gRPC, `reset` (and so `5xx` and `gateway-error`)
 /// for other requests.
+///
+/// What a [`CircuitBreakerLayer`](crate::circuit_breaking::CircuitBreakerLayer) below refuses is never repeated, nor what a
+/// [`MeshChannel`](crate::MeshChannel) drops or refuses: the caller gets it. A backend's own 503 is another matter.
+///
+/// # Order
+/// As in the mesh, outermost first: [`TimeoutLayer`](crate::timeout::TimeoutLayer), whose time is that of all attempts;
+/// [`FaultLayer`](crate::fault::FaultLayer), whose aborts are not repeated; `RetryLayer`; and for each attempt
+/// [`CircuitBreakerLayer`](crate::circuit_breaking::CircuitBreakerLayer) and
+/// [`OutlierLayer`](crate::outlier_detection::OutlierLayer). Two others have a meaning: a `TimeoutLayer` below limits each
+/// attempt, and a `FaultLayer` below fails attempts, which tries out the policy.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -203,6 +214,10 @@ impl RetryLayer {
         let request = RequestHead::of(head, form == ReplyForm::Grpc);
         match ended {
             Ended::Answered(response) => {
+                if Refused::is_in(response.extensions()) {
+                    // "LB result DROP → never retried" (A6), and whoever is refused for there being too many.
+                    return (Verdict::Final, Ended::Answered(response));
+                }
                 let (head, body) = response.into_parts();
                 let answer = (&head, body.is_end_stream());
                 if form == ReplyForm::Grpc

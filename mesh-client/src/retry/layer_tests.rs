@@ -1,17 +1,26 @@
 //! A service that fails, under the layer: what it sees of a call, and what the caller gets.
 
 use super::{ReplayBody, RetryLayer, TryTimeoutElapsed};
+use crate::{
+    breaker::CircuitBreakerLayer,
+    error::{Cause, MeshError, ReplyForm},
+    reply::Reply,
+};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use mesh_xds::resource::{RetryCondition, RetryPolicy};
+use mesh_xds::resource::{CircuitBreakers, ClusterName, RetryCondition, RetryPolicy};
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
-use tower::{ServiceExt, layer::Layer, service_fn};
+use tower::{Service, ServiceExt, layer::Layer, service_fn};
 
 type Body = Full<Bytes>;
 
@@ -85,4 +94,66 @@ async fn an_attempt_that_takes_too_long_is_followed_by_the_next() {
     let (bodies, answer) = call(policy, "text/plain", &[Step::Silence, Step::Silence]).await;
     assert_eq!((bodies.len(), answer), (2, Err(TryTimeoutElapsed { after: limit }.to_string())));
     assert!(begin.elapsed() >= 2 * limit);
+}
+
+/// A call of each kind to a service that answers so: how many attempts there were, and how the calls ended.
+async fn refused<S, R>(service: S) -> (u32, Vec<(u16, Option<Vec<u8>>)>)
+where
+    S: Service<Request<ReplayBody<Body>>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    R: http_body::Body + Send + 'static,
+{
+    let attempts = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&attempts);
+    let service = service.map_request(move |request| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        request
+    });
+    let policy =
+        RetryPolicy { num_retries: 3, ..RetryPolicy::on([RetryCondition::Unavailable, RetryCondition::ServerError]) };
+    let service = RetryLayer::new(policy).layer(service);
+    let mut endings = Vec::new();
+    for content_type in ["application/grpc", "text/plain"] {
+        let request = Request::builder().header("content-type", content_type).body(Body::default()).expect("valid");
+        let response = service.clone().oneshot(request).await.expect("an answer");
+        let code = response.headers().get("grpc-status").map(|code| code.as_bytes().to_vec());
+        endings.push((response.status().as_u16(), code));
+    }
+    (attempts.load(Ordering::Relaxed), endings)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_breaker_refuses_or_a_channel_drops_is_not_repeated() {
+    let as_refused = vec![(200, Some(b"14".to_vec())), (503, None)];
+    let backend = service_fn(async |_: Request<ReplayBody<Body>>| Ok(Response::new(Body::default())));
+    let breaker = CircuitBreakerLayer::new(CircuitBreakers { max_requests: Some(0), ..CircuitBreakers::default() });
+    assert_eq!(refused(breaker.layer(backend)).await, (2, as_refused.clone()));
+
+    let channel = |cause: Cause| {
+        service_fn(move |request: Request<ReplayBody<Body>>| {
+            let error = MeshError::new(cause.clone(), "node".into());
+            std::future::ready(Ok(error.into_response(ReplyForm::of(request.headers()))))
+        })
+    };
+    let cluster = ClusterName::from("c");
+    for cause in [
+        Cause::CircuitOpen { cluster: cluster.clone(), max: 1 },
+        Cause::TooManyPending { cluster: cluster.clone(), max: 1 },
+        Cause::Dropped { cluster: cluster.clone(), category: "lottery".into() },
+    ] {
+        assert_eq!(refused(channel(cause.clone())).await, (2, as_refused.clone()), "{cause}");
+    }
+    let unreachable = Cause::Cluster { cluster, reason: "no endpoint can be reached".into() };
+    assert_eq!(refused(channel(unreachable)).await, (8, as_refused), "another time it may work");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_says_it_is_overloaded_is_asked_again() {
+    let busy = service_fn(async |request: Request<ReplayBody<Body>>| {
+        Ok(Reply::new(StatusCode::SERVICE_UNAVAILABLE, "busy")
+            .overloaded()
+            .into_response(ReplyForm::of(request.headers()))
+            .map(Body::new))
+    });
+    assert_eq!(refused(busy).await, (8, vec![(200, Some(b"14".to_vec())), (503, None)]));
 }

@@ -113,6 +113,7 @@ fn all() -> impl Iterator<Item = &'static Feature> {
         crate::filters::FEATURES,
         crate::faults::FEATURES,
         crate::protocols::FEATURES,
+        crate::own_layers::FEATURES,
     ]
     .into_iter()
     .flatten()
