@@ -7,7 +7,7 @@ use super::{
     Ending,
     group::{Group, Host},
 };
-use crate::error::ReplyForm;
+use crate::{error::ReplyForm, reply::Refused};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use mesh_xds::resource::OutlierDetection;
@@ -27,6 +27,9 @@ use tower_service::Service;
 /// The services that one layer makes are the hosts of one cluster: each is judged beside the others, and no more of them are
 /// out than `max_ejection_percent` allows. A service that is out is not ready, so that a balancer leaves it alone, and
 /// callers of its own wait until it is back.
+///
+/// What a [`CircuitBreakerLayer`](crate::circuit_breaking::CircuitBreakerLayer) below refuses says nothing of the service and
+/// is not counted. For where the layer stands among the others see [`RetryLayer`](crate::retry::RetryLayer#order).
 ///
 /// ```
 /// use bytes::Bytes;
@@ -204,6 +207,8 @@ where
         let mut watch = this.watch.take();
         if let Some(watch) = &mut watch {
             match &called {
+                // It came to no host.
+                Ok(response) if Refused::is_in(response.extensions()) => watch.is_open = false,
                 Ok(response) => watch.head(response.status(), response.headers(), response.body().is_end_stream()),
                 Err(_) => watch.tell(Ending::Broken),
             }

@@ -1,11 +1,12 @@
 //! Services that fail, under one layer: who is out, and for how long.
 
 use super::{Outlier, OutlierLayer};
+use crate::breaker::CircuitBreakerLayer;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::poll_fn};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
-use mesh_xds::resource::{Consecutive, LocalOrigin, OutlierDetection, SuccessRate};
+use mesh_xds::resource::{CircuitBreakers, Consecutive, LocalOrigin, OutlierDetection, SuccessRate};
 use std::{convert::Infallible, time::Duration};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt, layer::Layer, service_fn};
@@ -26,15 +27,17 @@ type Call = Request<Empty<Bytes>>;
 fn host(
     layer: &OutlierLayer,
 ) -> Outlier<impl Service<Call, Response = Response<Full<Bytes>>, Error = &'static str> + Clone> {
-    layer.layer(service_fn(async |request: Call| {
-        let answer = request.headers()["answer"].to_str().expect("text").to_owned();
-        let response = Response::builder();
-        match answer.as_bytes() {
-            b"e" => Err("broken"),
-            [b'g', ..] => Ok(response.header("grpc-status", &answer[1..]).body(Full::default()).expect("valid")),
-            _ => Ok(response.status(answer.as_str()).body(Full::default()).expect("valid")),
-        }
-    }))
+    layer.layer(service_fn(answer))
+}
+
+async fn answer(request: Call) -> Result<Response<Full<Bytes>>, &'static str> {
+    let answer = request.headers()["answer"].to_str().expect("text").to_owned();
+    let response = Response::builder();
+    match answer.as_bytes() {
+        b"e" => Err("broken"),
+        [b'g', ..] => Ok(response.header("grpc-status", &answer[1..]).body(Full::default()).expect("valid")),
+        _ => Ok(response.status(answer.as_str()).body(Full::default()).expect("valid")),
+    }
 }
 
 async fn call<S>(host: &mut Outlier<S>, answer: &str)
@@ -124,4 +127,18 @@ async fn whoever_waits_for_an_ejected_host_holds_up_nobody() {
     call(&mut bad, "500").await;
     assert!(poll_fn(|cx| bad.poll_ready(cx)).now_or_never().is_none());
     assert!(poll_fn(|cx| good.poll_ready(cx)).now_or_never().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_breaker_refuses_is_not_held_against_the_host() {
+    let breaker = CircuitBreakerLayer::new(CircuitBreakers { max_requests: Some(0), ..CircuitBreakers::default() });
+    let layer = OutlierLayer::new(config(1));
+    let (mut full, _other) = (layer.layer(breaker.layer(service_fn(answer))), host(&layer));
+    for form in ["application/grpc", "text/plain"] {
+        let request = Request::builder().header("answer", "200").header("content-type", form);
+        let request = request.body(Empty::new()).expect("valid");
+        let refused = full.ready().await.expect("ready").call(request).await.expect("an answer");
+        assert!(refused.status() == 503 || refused.headers()["grpc-status"] == "14");
+        assert!(!full.is_ejected(), "{form}");
+    }
 }
