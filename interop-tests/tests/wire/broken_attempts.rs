@@ -24,12 +24,12 @@ use tower_service::Service;
 /// A raw server, and a channel that leads to it alone and repeats on `retry_on`.
 async fn repeating(retry_on: &str, retries: u32) -> (RawServer, TestMesh, MeshChannel) {
     let server = RawServer::start().await.expect("a free port");
-    let (mesh, channel) = to(server.address(), retry_on, retries);
+    let (mesh, channel) = to(server.address(), HttpVersion::Http2, retry_on, retries);
     (server, mesh, channel)
 }
 
 /// The same for another server.
-fn to(address: SocketAddr, retry_on: &str, retries: u32) -> (TestMesh, MeshChannel) {
+pub(crate) fn to(address: SocketAddr, version: HttpVersion, retry_on: &str, retries: u32) -> (TestMesh, MeshChannel) {
     let routes = vec![route("", to_cluster("c")).with_retries(retry_on, retries)];
     let mesh = mesh(
         Resources::default()
@@ -38,7 +38,7 @@ fn to(address: SocketAddr, retry_on: &str, retries: u32) -> (TestMesh, MeshChann
             .with(cluster_eds("c"))
             .with(endpoints("c", &[address])),
     );
-    let builder = mesh.mesh().channel_builder("xds:///echo").http_protocol(HttpVersion::Http2);
+    let builder = mesh.mesh().channel_builder("xds:///echo").http_protocol(version);
     let channel = builder.build().expect("a valid target");
     (mesh, channel)
 }
@@ -109,7 +109,7 @@ async fn an_http_status_is_a_condition_where_the_response_is_not_grpc() {
 #[tokio::test]
 async fn servers_are_told_of_retries_by_the_policy_and_of_no_others() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let (_mesh, channel) = to(listener.local_addr().expect("bound"), "unavailable", 3);
+    let (_mesh, channel) = to(listener.local_addr().expect("bound"), HttpVersion::Http2, "unavailable", 3);
     let call = Call::start(&channel);
     let (socket, _) = within("a connection", listener.accept()).await.expect("dialled");
     let mut connection = h2::server::handshake(socket).await.expect("HTTP/2");

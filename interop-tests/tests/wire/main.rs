@@ -24,6 +24,7 @@ mod data_errors;
 mod deadlines;
 mod delta;
 mod dns;
+mod early_answers;
 mod envoy_client_of_our_control_plane;
 mod events;
 mod failures;

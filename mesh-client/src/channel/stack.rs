@@ -21,7 +21,7 @@ use crate::{
     call::{CallAuthority, Finish, ResponseBody, WaitForReady},
     cluster::{Backends, NoPick},
     deadline::{CallTime, Limits, until},
-    endpoint::{RecvBody, SendFailure, Slot},
+    endpoint::{RecvBody, Rest, SendFailure, Slot},
     error::{self, Cause, MeshError, ReplyForm},
     filter::{Chain, FilterRequest, Passed},
     idle::Idle,
@@ -84,18 +84,41 @@ impl Routed {
     feature = "http1",
     expect(clippy::large_enum_variant, reason = "moved twice a call; a box would be an allocation for each response")
 )]
-enum Ended {
-    Answered(Answer),
+enum Ended<B> {
+    Answered(Answer<B>),
     /// Without a response. `None` if that is not to be repeated, whatever the policy.
     Failed(Option<Failure>, Cause),
 }
 
+impl<B> Ended<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Error: fmt::Display,
+{
+    /// Whether another attempt could send the whole request.
+    fn can_replay(&self, upload: &Option<Upload<B>>) -> bool {
+        match self {
+            Self::Answered(Answer { rest: Some(rest), .. }) => rest.can_replay(),
+            _ => upload.as_ref().is_some_and(Upload::can_replay),
+        }
+    }
+
+    fn take_rest(&mut self) -> Option<Rest<B>> {
+        match self {
+            Self::Answered(answer) => answer.rest.take(),
+            Self::Failed(..) => None,
+        }
+    }
+}
+
 /// A response that the caller has not got yet.
-struct Answer {
+struct Answer<B> {
     head: response::Parts,
     body: RecvBody,
     /// There is no more of it than its head.
     is_whole: bool,
+    /// What the request has left, if the answer came before its end.
+    rest: Option<Rest<B>>,
     slot: Slot,
     attempt: Attempt,
     idle: Option<Idle>,
@@ -237,7 +260,7 @@ impl Inner {
             }
             loop {
                 let picked = time.within(routed.pick(waits, &mut tried)).await;
-                let ended = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing(&tried)))? {
+                let mut ended = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing(&tried)))? {
                     Ok(slot) => {
                         if let Some(plan) = &routed.retry {
                             tried.add(&slot, plan.avoids_previous_hosts(), plan.avoids_previous_priorities());
@@ -253,28 +276,32 @@ impl Inner {
                     Err(NoPick::Failed(cause)) => return Err(cause),
                 };
                 let verdict = self.judge(&mut retries, &routed, head, form, &ended);
-                let backoff = match (verdict, &mut upload) {
-                    (Verdict::Transparent, Some(upload)) if upload.can_replay() => {
-                        upload.rewind();
-                        None
-                    }
-                    (Verdict::Retry(backoff), Some(upload)) if upload.can_replay() && self.may_retry(form) => {
+                let backoff = match verdict {
+                    Verdict::Transparent if ended.can_replay(&upload) => None,
+                    Verdict::Retry(backoff) if ended.can_replay(&upload) && self.may_retry(form) => {
                         // From here to the end of its attempt. That of the retry before is free.
                         drop(permit.take());
                         permit = routed.backends.retry_permit(form);
                         if permit.is_none() {
                             return self.finish(ended, time, form);
                         }
-                        upload.rewind();
-                        tried.failed();
                         Some(backoff)
                     }
-                    (Verdict::Spent, _) => {
+                    Verdict::Spent => {
                         self.may_retry(form);
                         return self.finish(ended, time, form);
                     }
                     _ => return self.finish(ended, time, form),
                 };
+                if let Some(rest) = ended.take_rest() {
+                    upload = rest.take_back();
+                }
+                // Gone if more than its cap has been sent just now.
+                let Some(again) = &mut upload else { return self.finish(ended, time, form) };
+                again.rewind();
+                if backoff.is_some() {
+                    tried.failed();
+                }
                 // What is not read of it is not wanted any more.
                 drop(ended);
                 time.set_taken(false);
@@ -297,7 +324,7 @@ impl Inner {
         routed: &Routed,
         form: ReplyForm,
         time: &mut CallTime,
-    ) -> Result<Ended, Cause>
+    ) -> Result<Ended<B>, Cause>
     where
         B: Body + Send + Unpin + 'static,
         B::Data: Send,
@@ -322,11 +349,11 @@ impl Inner {
             late.at(|| (cluster(), peer))
         })?;
         Ok(match sent {
-            Ok(Ok(Ok((head, body)))) => {
+            Ok(Ok(Ok((head, body, rest)))) => {
                 let is_whole = body.is_end_stream();
                 attempt.head(&head, is_whole);
                 time.touch();
-                Ended::Answered(Answer { head, body, is_whole, slot, attempt, idle })
+                Ended::Answered(Answer { head, body, is_whole, rest, slot, attempt, idle })
             }
             Ok(Err(after)) => {
                 attempt.timed_out();
@@ -345,13 +372,13 @@ impl Inner {
     }
 
     /// What follows from an attempt.
-    fn judge(
+    fn judge<B>(
         &self,
         retries: &mut Retries,
         routed: &Routed,
         head: &request::Parts,
         form: ReplyForm,
-        ended: &Ended,
+        ended: &Ended<B>,
     ) -> Verdict {
         let request = self.request_head(head, form);
         match (ended, &routed.retry) {
@@ -377,9 +404,16 @@ impl Inner {
     }
 
     /// What the caller gets.
-    fn finish(&self, ended: Ended, time: CallTime, form: ReplyForm) -> Result<Response<ResponseBody>, Cause> {
+    fn finish<B>(&self, ended: Ended<B>, time: CallTime, form: ReplyForm) -> Result<Response<ResponseBody>, Cause>
+    where
+        B: Body + Send + Unpin + 'static,
+        B::Error: fmt::Display,
+    {
         match ended {
-            Ended::Answered(Answer { head, body, is_whole, slot, attempt, idle }) => {
+            Ended::Answered(Answer { head, mut body, is_whole, rest, slot, attempt, idle }) => {
+                if let Some(rest) = rest {
+                    rest.go_on(&mut body);
+                }
                 let (deadline, call_idle) = time.into_rest();
                 // Now that something moves, both begin with it: the shorter one is first.
                 let idle = idle.into_iter().chain(call_idle).min_by_key(Idle::limit);

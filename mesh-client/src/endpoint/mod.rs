@@ -17,9 +17,11 @@ mod dial;
 #[cfg(feature = "http1")]
 mod h1;
 mod h2;
+mod rest;
 
 pub(crate) use connect::{DialOptions, Keepalive, interleaved};
 pub(crate) use dial::Dial;
+pub(crate) use rest::Rest;
 
 use crate::{
     breaker::{Breaker, Permit, Waiting},
@@ -355,12 +357,13 @@ impl Slot {
 
     /// Sends one attempt and waits for response headers.
     ///
-    /// `upload` keeps what was sent, as far as its cap allows, so that a failed attempt can be repeated.
+    /// `upload` keeps what was sent, as far as its cap allows, so that a failed attempt can be repeated: one that got no
+    /// response, and one whose response is not wanted. What was not sent before the headers came is the [`Rest`].
     pub(crate) async fn send<B>(
         &mut self,
         head: &request::Parts,
         upload: &mut Option<Upload<B>>,
-    ) -> Result<(response::Parts, RecvBody), SendFailure>
+    ) -> Result<(response::Parts, RecvBody, Option<Rest<B>>), SendFailure>
     where
         B: http_body::Body + Send + Unpin + 'static,
         B::Data: Send,
@@ -374,11 +377,12 @@ impl Slot {
                     // Its driver will notice, too; but the next pick comes before the driver's next turn.
                     self.connection.gate.close();
                 }
-                sent.map(|(head, body)| (head, RecvBody::H2(body)))
+                sent.map(|(head, body, rest)| (head, RecvBody::H2(body), rest.map(Rest::H2)))
             }
             #[cfg(feature = "http1")]
             (Transport::H1(_), Claim::Connection(claim)) => {
-                claim.send(head, upload).await.map(|(head, body)| (head, RecvBody::H1(body)))
+                let sent = claim.send(head, upload).await;
+                sent.map(|(head, body, rest)| (head, RecvBody::H1(body), rest.map(Rest::H1)))
             }
             #[cfg(feature = "http1")]
             (Transport::H1(_), Claim::Stream) => Err(SendFailure::Unsent("a pool has no streams".to_owned())),

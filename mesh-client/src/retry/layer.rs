@@ -145,6 +145,15 @@ enum Ended<R> {
     Failed(Failure, BoxError),
 }
 
+impl<R> Ended<R> {
+    fn into_result(self) -> Result<Response<R>, BoxError> {
+        match self {
+            Self::Answered(response) => Ok(response),
+            Self::Failed(_, error) => Err(error),
+        }
+    }
+}
+
 impl RetryLayer {
     async fn run<S, B, R>(self, mut inner: S, request: Request<B>) -> Result<Response<R>, BoxError>
     where
@@ -163,9 +172,10 @@ impl RetryLayer {
                 None => Some(attempt.await),
                 Some(limit) => timeout(limit, attempt).await.ok(),
             };
+            let mut lent = None;
             let ended = match ended {
                 Some(Ok(response)) => {
-                    loan.settle();
+                    lent = loan.settle();
                     Ended::Answered(response)
                 }
                 Some(Err(error)) => {
@@ -179,23 +189,29 @@ impl RetryLayer {
                 }
             };
             let (verdict, ended) = self.judge(&mut retries, &head, form, ended);
-            let can_replay = upload.as_ref().is_some_and(Upload::can_replay);
-            match verdict {
-                Verdict::Retry(backoff) if can_replay && self.may_retry(form) => sleep(backoff).await,
-                Verdict::Transparent if can_replay => {}
+            let can_replay = match &lent {
+                Some(lent) => lent.can_replay(),
+                None => upload.as_ref().is_some_and(Upload::can_replay),
+            };
+            let backoff = match verdict {
+                Verdict::Retry(backoff) if can_replay && self.may_retry(form) => Some(backoff),
+                Verdict::Transparent if can_replay => None,
                 verdict => {
                     if verdict == Verdict::Spent {
                         self.may_retry(form);
                     }
-                    return match ended {
-                        Ended::Answered(response) => Ok(response),
-                        Ended::Failed(_, error) => Err(error),
-                    };
+                    return ended.into_result();
                 }
+            };
+            if let Some(lent) = lent {
+                upload = lent.recall();
             }
+            // Gone if more than is kept has been sent just now.
+            let Some(again) = &mut upload else { return ended.into_result() };
+            again.rewind();
             drop(ended);
-            if let Some(upload) = &mut upload {
-                upload.rewind();
+            if let Some(backoff) = backoff {
+                sleep(backoff).await;
             }
             if form == ReplyForm::Grpc {
                 head.headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(retries.made()));

@@ -8,7 +8,8 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use mesh_xds::resource::{CircuitBreakers, ClusterName, RetryCondition, RetryPolicy};
 use std::{
     collections::VecDeque,
@@ -84,6 +85,33 @@ async fn grpc_calls_say_how_often_they_were_sent() {
     let steps = [Step::Grpc("14"), Step::Fail, Step::Grpc("0")];
     let (bodies, answer) = call(policy(RetryCondition::Unavailable, 3), "application/grpc", &steps).await;
     assert_eq!((bodies, answer), (["body", "body1", "body2"].map(str::to_owned).to_vec(), Ok(200)));
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_may_be_repeated() {
+    let frames = ["be", "gin"].map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from_static(text.as_bytes()))));
+    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let first = Arc::new(Mutex::new(None));
+    let held = Arc::clone(&first);
+    let service = service_fn(move |request: Request<ReplayBody<_>>| {
+        let first = Arc::clone(&held);
+        async move {
+            let mut body = request.into_body();
+            if first.lock().expect("alive").is_none() {
+                let begin = body.frame().await.expect("open").expect("a frame").into_data().expect("data");
+                // As a connection does, which goes on with the body while the response is read.
+                *first.lock().expect("alive") = Some((begin, body));
+                return Ok::<_, Infallible>(Response::builder().status(503).body(Body::default()).expect("valid"));
+            }
+            Ok(Response::new(Body::from(body.collect().await.expect("whole").to_bytes())))
+        }
+    });
+    let layer = RetryLayer::new(policy(RetryCondition::ServerError, 1));
+    let answer = layer.layer(service).oneshot(Request::new(body)).await.expect("answered");
+    assert_eq!(answer.into_body().collect().await.expect("whole").to_bytes(), "begin");
+    let (begin, mut rest) = first.lock().expect("alive").take().expect("tried");
+    assert_eq!(begin, "be");
+    assert_eq!(rest.frame().await.expect("cut").expect_err("not the whole").to_string(), "given up");
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,9 +44,36 @@ impl<B> Loan<'_, B> {
         Arc::clone(&self.written)
     }
 
-    /// A response has come. A body that is wholly sent may be sent again; another goes on while the response is read.
-    pub(crate) fn settle(mut self) {
+    /// A response has come. A body that is wholly sent is back; another goes on while the response is read, unless that
+    /// is not wanted.
+    pub(crate) fn settle(mut self) -> Option<Lent<B>> {
         self.returns = self.written.load(Ordering::Acquire);
+        (!self.returns).then(|| Lent(Arc::clone(&self.lent)))
+    }
+}
+
+/// An upload that goes on after its response has begun.
+pub(crate) struct Lent<B>(Arc<Mutex<Option<Upload<B>>>>);
+
+impl<B> Lent<B>
+where
+    B: Body + Unpin,
+    B::Error: fmt::Display,
+{
+    /// Whether another attempt could send all of it.
+    pub(crate) fn can_replay(&self) -> bool {
+        lock(&self.0).as_ref().is_some_and(Upload::can_replay)
+    }
+
+    /// Takes it from whoever sends it, if another attempt can send all of it.
+    pub(crate) fn recall(self) -> Option<Upload<B>> {
+        lock(&self.0).take_if(|upload| upload.can_replay())
+    }
+}
+
+impl<B> fmt::Debug for Lent<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lent").finish_non_exhaustive()
     }
 }
 

@@ -8,6 +8,8 @@ mod activity;
 mod lent;
 
 pub(crate) use activity::Activity;
+#[cfg(feature = "http1")]
+pub(crate) use lent::Lent;
 pub(crate) use lent::{BodyFailed, LentBody, lend};
 
 use bytes::{Buf, Bytes};

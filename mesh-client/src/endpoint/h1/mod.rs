@@ -13,7 +13,7 @@ pub(super) use pool::{First, run};
 use super::SendFailure;
 use crate::{
     breaker::{Breaker, Waiting},
-    upload::{BodyFailed, Upload, lend},
+    upload::{BodyFailed, Lent, Upload, lend},
 };
 use http::{StatusCode, request, response};
 use http_body::Body;
@@ -89,7 +89,7 @@ impl Claim {
         &mut self,
         head: &request::Parts,
         upload: &mut Option<Upload<B>>,
-    ) -> Result<(response::Parts, RecvBody), SendFailure>
+    ) -> Result<(response::Parts, RecvBody, Option<Lent<B>>), SendFailure>
     where
         B: Body + Send + Unpin + 'static,
         B::Data: Send,
@@ -121,10 +121,10 @@ impl Claim {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(SendFailure::Unacceptable("101 Switching Protocols, which nobody asked for".to_owned()));
         }
-        loan.settle();
+        let rest = loan.settle();
         let (parts, body) = response.into_parts();
         let lease = Lease { connection, written, pool: Arc::clone(&self.pool) };
-        Ok((parts, RecvBody::new(body, lease)))
+        Ok((parts, RecvBody::new(body, lease), rest))
     }
 
     async fn connection(&mut self) -> Result<Pooled, SendFailure> {

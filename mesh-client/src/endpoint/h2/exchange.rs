@@ -63,18 +63,10 @@ impl Exchange {
         Pin::new(&mut self.response).poll(cx).map_err(|error| failure(&error))
     }
 
-    /// The response has begun: what is left of the upload goes on by itself.
-    pub(super) fn pump<B>(mut self, upload: &mut Option<Upload<B>>) -> Option<AbortHandle>
-    where
-        B: Body + Send + Unpin + 'static,
-        B::Error: fmt::Display,
-    {
-        // A body that is wholly sent stays with the call, which may send it again.
-        let (stream, mut upload) = self.stream.take().and_then(|stream| Some((stream, upload.take()?)))?;
-        // The caller may now only read, or only write: the rest goes on until the response has ended or is given up.
-        upload.commit();
-        let mut pump = Pump { stream, chunk: self.chunk, upload };
-        Some(tokio::spawn(future::poll_fn(move |cx| pump.poll(cx))).abort_handle())
+    /// The response has begun: what is left to be sent, if anything is. A body that is wholly sent stays with the call.
+    pub(super) fn rest<B>(self, upload: &mut Option<Upload<B>>) -> Option<Box<Open<B>>> {
+        let (stream, chunk) = (self.stream?, self.chunk);
+        Some(Box::new(Open { stream, chunk, upload: upload.take()? }))
     }
 }
 
@@ -140,14 +132,26 @@ where
     }
 }
 
-/// The rest of an upload whose response has begun.
-struct Pump<B> {
+/// An upload that has not ended, on the stream of a response that has begun.
+pub(crate) struct Open<B> {
     stream: SendStream<Bytes>,
     chunk: Option<Chunk>,
-    upload: Upload<B>,
+    pub(in crate::endpoint) upload: Upload<B>,
 }
 
-impl<B> Pump<B>
+impl<B> Open<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Error: fmt::Display,
+{
+    /// Goes on by itself: the caller may now only read, or only write.
+    pub(in crate::endpoint) fn pump(mut self: Box<Self>) -> AbortHandle {
+        self.upload.commit();
+        tokio::spawn(future::poll_fn(move |cx| self.poll(cx))).abort_handle()
+    }
+}
+
+impl<B> Open<B>
 where
     B: Body + Unpin,
     B::Error: fmt::Display,
@@ -204,8 +208,13 @@ impl fmt::Debug for RecvBody {
 }
 
 impl RecvBody {
-    pub(super) fn new(recv: h2::RecvStream, pump: Option<AbortHandle>) -> Self {
-        Self { recv, pump, ended: false }
+    pub(super) fn new(recv: h2::RecvStream) -> Self {
+        Self { recv, pump: None, ended: false }
+    }
+
+    /// What is left of the request lasts no longer than the response.
+    pub(in crate::endpoint) fn ends(&mut self, pump: AbortHandle) {
+        self.pump = Some(pump);
     }
 
     pub(in crate::endpoint) fn is_end_stream(&self) -> bool {

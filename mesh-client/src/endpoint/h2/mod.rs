@@ -7,7 +7,7 @@ mod driver;
 mod exchange;
 
 pub(super) use driver::run;
-pub(super) use exchange::RecvBody;
+pub(super) use exchange::{Open, RecvBody};
 
 use super::{SendFailure, connect::Writes};
 use crate::upload::Upload;
@@ -49,12 +49,12 @@ impl Sender {
         self.retired.tell();
     }
 
-    /// Sends one attempt and waits for its response headers.
+    /// Sends one attempt and waits for its response headers; what is left to be sent then waits, too.
     pub(super) async fn send<B>(
         &self,
         head: &request::Parts,
         upload: &mut Option<Upload<B>>,
-    ) -> Result<(response::Parts, RecvBody), SendFailure>
+    ) -> Result<(response::Parts, RecvBody, Option<Box<Open<B>>>), SendFailure>
     where
         B: Body + Send + Unpin + 'static,
         B::Data: Send,
@@ -82,9 +82,8 @@ impl Sender {
             SendFailure::Io(reason) if self.writes.count() == written => SendFailure::Unsent(reason),
             failure => failure,
         })?;
-        let pump = exchange.pump(upload);
         let (parts, recv) = response.into_parts();
-        Ok((parts, RecvBody::new(recv, pump)))
+        Ok((parts, RecvBody::new(recv), exchange.rest(upload)))
     }
 }
 

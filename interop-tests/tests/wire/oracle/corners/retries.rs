@@ -79,6 +79,16 @@ pub(super) fn retries() -> Vec<Case> {
             .route(json!({ "retry_policy": policy("envoy-ratelimited", 1) })),
         Case::new("retry-grpc-status-rate-limited", [grpc([limited(unavailable()), grpc_ok()])])
             .route(json!({ "retry_policy": policy("unavailable", 1) })),
+        // Answered before the request has ended.
+        Case::new(
+            "retry-http-upload",
+            [http([Answer::status(503).after(0), Answer::status(200).after(0)]).upload(600)],
+        )
+        .route(json!({ "retry_policy": policy("5xx", 1) })),
+        Case::new("retry-http-upload-spent", [http([Answer::status(503).after(0)]).upload(600)])
+            .route(json!({ "retry_policy": policy("5xx", 1) })),
+        Case::new("retry-http-upload-headers", [http([Answer::status(200).after(0)]).upload(600)])
+            .route(json!({ "retry_policy": policy("5xx", 1) })),
         // Envoy's.
         Case::new("retry-http-none-left", [http(fails(9, ok()))]).route(json!({ "retry_policy": policy("5xx", 3) })),
         Case::new("retry-http-many", [http(fails(8, ok()))]).route(json!({ "retry_policy": policy("5xx", 8) })),
