@@ -20,7 +20,7 @@ use mesh_client::{
     circuit_breaking::{CircuitBreakerLayer, CircuitBreakers},
     fault::{AbortSource, DelaySource, FaultAbort, FaultDelay, FaultLayer, FaultPercentage, HttpFault, active_faults},
     outlier_detection::{Consecutive, OutlierDetection, OutlierLayer},
-    retry::{ReplayBody, RetryCondition, RetryLayer, RetryPolicy},
+    retry::{ReplayBody, RetryCondition, RetryLayer, RetryPolicy, RetryThrottling},
     timeout::{TimeoutLayer, Timeouts},
 };
 use std::{
@@ -139,6 +139,29 @@ async fn retries_for_a_tonic_channel() {
     assert_eq!((answer.into_inner().hostname.as_str(), a.counters().calls), ("a", 4));
     assert_eq!(call("error-code-13").await.expect_err("told to fail").code(), Code::Internal);
     assert_eq!(a.counters().calls, 5);
+}
+
+#[tokio::test]
+async fn retry_throttling_for_a_tonic_channel() {
+    let [a] = backends(["a"]).await;
+    let channel = Channel::from_shared(format!("http://{}", a.address())).expect("a URI").connect_lazy();
+    // A failure takes one of four tokens, and with two or fewer left there is no retry. A success brings two back.
+    let throttling = RetryThrottling::new(4.0, 2.0).expect("valid");
+    let channel = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::on([RetryCondition::Unavailable])).throttling(throttling))
+        .map_request(|request: Request<ReplayBody<tonic::body::Body>>| request.map(tonic::body::Body::new))
+        .service(channel);
+    let mut client = TestServiceClient::new(channel);
+    let mut attempts = Vec::new();
+    for behavior in ["error-code-14", "sleep-0", "error-code-14", "error-code-14"] {
+        let before = a.counters().calls;
+        let mut request = tonic::Request::new(SimpleRequest::default());
+        request.metadata_mut().insert("rpc-behavior", behavior.parse().expect("text"));
+        assert_eq!(client.unary_call(request).await.is_ok(), behavior == "sleep-0");
+        attempts.push(a.counters().calls - before);
+    }
+    // 4 ─► 2 ─► 4 ─► 2 ─► 1
+    assert_eq!(attempts, [2, 1, 2, 1]);
 }
 
 #[tokio::test]

@@ -14,12 +14,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, request};
 use http_body::{Body, Frame, SizeHint};
 use mesh_xds::resource::RetryPolicy;
+use pin_project_lite::pin_project;
 use std::{
     error::Error,
     fmt, mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::time::{sleep, timeout};
@@ -83,7 +84,7 @@ impl RetryLayer {
     }
 
     /// Stops the retries of gRPC calls while too many of them fail (A6). All services that this layer makes are counted
-    /// together.
+    /// together. A call counts as a success once its response was read to its end, and that is `grpc-status: 0`.
     #[must_use]
     pub fn throttling(mut self, throttling: RetryThrottling) -> Self {
         self.throttle = Some(Arc::new(Throttle::new(throttling)));
@@ -122,7 +123,7 @@ where
     B: Body<Data: Send, Error: fmt::Display> + Send + Unpin + 'static,
     R: Body + Send + 'static,
 {
-    type Response = Response<R>;
+    type Response = Response<RetryBody<R>>;
     /// The service's error, or [`TryTimeoutElapsed`].
     type Error = BoxError;
     type Future = RetryFuture<R>;
@@ -145,24 +146,28 @@ enum Ended<R> {
     Failed(Failure, BoxError),
 }
 
-impl<R> Ended<R> {
-    fn into_result(self) -> Result<Response<R>, BoxError> {
-        match self {
-            Self::Answered(response) => Ok(response),
-            Self::Failed(_, error) => Err(error),
+impl RetryLayer {
+    async fn run<S, B, R>(self, inner: S, request: Request<B>) -> Called<R>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error: Into<BoxError>>,
+        B: Body<Error: fmt::Display> + Unpin,
+        R: Body,
+    {
+        let form = ReplyForm::of(request.headers());
+        match self.attempts(inner, request, form).await {
+            Ended::Answered(response) => Ok(self.counted(form, response)),
+            Ended::Failed(_, error) => Err(error),
         }
     }
-}
 
-impl RetryLayer {
-    async fn run<S, B, R>(self, mut inner: S, request: Request<B>) -> Result<Response<R>, BoxError>
+    /// The end of the last one.
+    async fn attempts<S, B, R>(&self, mut inner: S, request: Request<B>, form: ReplyForm) -> Ended<R>
     where
         S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error: Into<BoxError>>,
         B: Body<Error: fmt::Display> + Unpin,
         R: Body,
     {
         let (mut head, body) = request.into_parts();
-        let form = ReplyForm::of(&head.headers);
         let mut upload = Some(Upload::new(body, KEPT));
         let mut retries = Retries::default();
         loop {
@@ -200,14 +205,14 @@ impl RetryLayer {
                     if verdict == Verdict::Spent {
                         self.may_retry(form);
                     }
-                    return ended.into_result();
+                    return ended;
                 }
             };
             if let Some(lent) = lent {
                 upload = lent.recall();
             }
             // Gone if more than is kept has been sent just now.
-            let Some(again) = &mut upload else { return ended.into_result() };
+            let Some(again) = &mut upload else { return ended };
             again.rewind();
             drop(ended);
             if let Some(backoff) = backoff {
@@ -216,7 +221,9 @@ impl RetryLayer {
             if form == ReplyForm::Grpc {
                 head.headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(retries.made()));
             }
-            std::future::poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+            if let Err(error) = std::future::poll_fn(|cx| inner.poll_ready(cx)).await {
+                return Ended::Failed(Failure::Lost, error.into());
+            }
         }
     }
 
@@ -236,13 +243,6 @@ impl RetryLayer {
                 }
                 let (head, body) = response.into_parts();
                 let answer = (&head, body.is_end_stream());
-                if form == ReplyForm::Grpc
-                    && let Some(throttle) = &self.throttle
-                    && head.headers.get("grpc-status").is_none_or(|status| status.as_bytes() == b"0")
-                {
-                    // Of a response that goes on nobody here sees the end: it counts by its beginning.
-                    throttle.succeeded();
-                }
                 let verdict = retries.answered(&self.plan, form, answer, &request, fastrand::f64, super::time_of_day);
                 (verdict, Ended::Answered(Response::from_parts(head, body)))
             }
@@ -253,6 +253,18 @@ impl RetryLayer {
         }
     }
 
+    /// What the caller gets counts where it ends: here, or with its body.
+    fn counted<R: Body>(&self, form: ReplyForm, response: Response<R>) -> Response<RetryBody<R>> {
+        let mut throttle = self.throttle.clone().filter(|_| form == ReplyForm::Grpc);
+        if response.body().is_end_stream()
+            && let Some(throttle) = throttle.take()
+        {
+            // Trailers-only: the head is the trailers.
+            throttle.ended(response.headers());
+        }
+        response.map(|inner| RetryBody { inner, throttle })
+    }
+
     fn may_retry(&self, form: ReplyForm) -> bool {
         form == ReplyForm::Http || self.throttle.as_ref().is_none_or(|throttle| throttle.failed())
     }
@@ -261,10 +273,13 @@ impl RetryLayer {
 // === RetryFuture ===
 
 /// The future of a call.
-pub struct RetryFuture<R>(Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>);
+pub struct RetryFuture<R>(Pin<Box<dyn Future<Output = Called<R>> + Send>>);
+
+/// A response, the service's error, or [`TryTimeoutElapsed`].
+type Called<R> = Result<Response<RetryBody<R>>, BoxError>;
 
 impl<R> Future for RetryFuture<R> {
-    type Output = Result<Response<R>, BoxError>;
+    type Output = Called<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx)
@@ -274,6 +289,44 @@ impl<R> Future for RetryFuture<R> {
 impl<R> fmt::Debug for RetryFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryFuture").finish_non_exhaustive()
+    }
+}
+
+// === RetryBody ===
+
+pin_project! {
+    /// The body of a response: the service's. Whether a gRPC call succeeded is known at its end.
+    #[derive(Debug)]
+    pub struct RetryBody<R> {
+        #[pin]
+        inner: R,
+        // Of a gRPC call, where there is throttling.
+        throttle: Option<Arc<Throttle>>,
+    }
+}
+
+impl<R: Body> Body for RetryBody<R> {
+    type Data = R::Data;
+    type Error = R::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+            && let Some(throttle) = this.throttle.take()
+        {
+            throttle.ended(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

@@ -1,15 +1,15 @@
 //! A service that fails, under the layer: what it sees of a call, and what the caller gets.
 
-use super::{ReplayBody, RetryLayer, TryTimeoutElapsed};
+use super::{ReplayBody, RetryLayer, RetryThrottling, TryTimeoutElapsed};
 use crate::{
     breaker::CircuitBreakerLayer,
     error::{Cause, MeshError, ReplyForm},
     reply::Reply,
 };
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use mesh_xds::resource::{CircuitBreakers, ClusterName, RetryCondition, RetryPolicy};
 use std::{
     collections::VecDeque,
@@ -24,6 +24,8 @@ use tokio::time::Instant;
 use tower::{Service, ServiceExt, layer::Layer, service_fn};
 
 type Body = Full<Bytes>;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What the service under the layer does with one attempt.
 #[derive(Clone, Copy, Debug)]
@@ -184,4 +186,52 @@ async fn a_backend_that_says_it_is_overloaded_is_asked_again() {
             .map(Body::new))
     });
     assert_eq!(refused(busy).await, (8, vec![(200, Some(b"14".to_vec())), (503, None)]));
+}
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+/// A response that goes on, with this code at its end, if any.
+fn streamed(code: Option<&'static str>) -> Answer {
+    let trailers = code.map(|code| HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static(code))]));
+    Response::new(Body::from("data").with_trailers(std::future::ready(trailers.map(Ok))).boxed())
+}
+
+/// A response that is nothing but its head.
+fn whole(code: &'static str) -> Answer {
+    Response::builder().header(GRPC_STATUS, code).body(Body::default().boxed()).expect("valid")
+}
+
+/// How many attempts a call through the layer makes. Its response is read, or not.
+async fn attempts(layer: &RetryLayer, content_type: &str, answer: fn() -> Answer, read: bool) -> u32 {
+    let attempts = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&attempts);
+    let service = layer.layer(service_fn(move |_: Request<ReplayBody<Body>>| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok::<_, Infallible>(answer()))
+    }));
+    let request = Request::builder().header("content-type", content_type).body(Body::default()).expect("valid");
+    let mut body = service.oneshot(request).await.expect("an answer").into_body();
+    while read && body.frame().await.is_some() {}
+    attempts.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_counts_as_a_success_for_throttling_is_known_at_its_end() {
+    let table: [(_, _, fn() -> Answer, _, _); 6] = [
+        ("a stream that ends well", "application/grpc", || streamed(Some("0")), true, true),
+        ("one that fails", "application/grpc", || streamed(Some("14")), true, false),
+        ("one without a status", "application/grpc", || streamed(None), true, false),
+        ("one that is given up", "application/grpc", || streamed(Some("0")), false, false),
+        ("a head that is all", "application/grpc", || whole("0"), true, true),
+        ("what is not gRPC", "text/plain", || streamed(Some("0")), true, false),
+    ];
+    for (what, content_type, answer, read, counts) in table {
+        // A failure takes one of four tokens, and with two or fewer left there is no retry. A success brings two back.
+        let throttling = RetryThrottling::new(4.0, 2.0).expect("valid");
+        let layer = RetryLayer::new(policy(RetryCondition::Unavailable, 1)).throttling(throttling);
+        let fails = async || attempts(&layer, "application/grpc", || whole("14"), true).await;
+        assert_eq!(fails().await, 2, "{what}: four tokens");
+        assert_eq!(attempts(&layer, content_type, answer, read).await, 1, "{what}");
+        assert_eq!(fails().await, if counts { 2 } else { 1 }, "{what}: two tokens, and what it brings");
+    }
 }

@@ -21,7 +21,7 @@ mod plan;
 mod tests;
 mod throttle;
 
-pub use layer::{ReplayBody, Retry, RetryFuture, RetryLayer, TryTimeoutElapsed};
+pub use layer::{ReplayBody, Retry, RetryBody, RetryFuture, RetryLayer, TryTimeoutElapsed};
 pub use mesh_xds::resource::{RateLimitedBackOff, ResetFormat, ResetHeader, RetryCondition, RetryOn, RetryPolicy};
 pub(crate) use plan::{Failure, Plan, Retries, Verdict, is_unwanted};
 pub use throttle::RetryThrottling;

@@ -2,6 +2,7 @@
 //!
 //! xDS has no field for it: a channel's builder says it, as a service config would. It does NOT limit calls.
 
+use http::HeaderMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// `retryThrottling` of a service config: of how many failures retries stop, and how many successes make up for one (A6).
@@ -47,6 +48,13 @@ impl Throttle {
         let spent = |tokens: u32| Some(tokens.saturating_sub(1000));
         let before = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent);
         before.unwrap_or_else(|same| same).saturating_sub(1000) > self.config.max_tokens / 2
+    }
+
+    /// A call ended with these trailers, or with a head in their place.
+    pub(super) fn ended(&self, trailers: &HeaderMap) {
+        if trailers.get("grpc-status").is_some_and(|status| status.as_bytes() == b"0") {
+            self.succeeded();
+        }
     }
 
     /// A call succeeded.
