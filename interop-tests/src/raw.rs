@@ -293,9 +293,30 @@ impl RawConnection {
     /// # Errors
     /// The connection is gone.
     pub async fn plain(&mut self, stream: u32, status: &str, headers: &[(&str, &str)]) -> Result<()> {
+        self.begin(stream, status, headers, flag::END_STREAM).await
+    }
+
+    /// The same with a text, and no end yet.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn plain_text(&mut self, stream: u32, status: &str, text: &str) -> Result<()> {
+        self.begin(stream, status, &[("content-type", "text/plain")], 0).await?;
+        self.write(frame::DATA, 0, stream, text.as_bytes()).await
+    }
+
+    async fn begin(&mut self, stream: u32, status: &str, headers: &[(&str, &str)], flags: u8) -> Result<()> {
         // 0x08 is a literal whose name is `:status`, of the static table.
         let status = [&[0x08, 3], status.as_bytes()].concat();
-        self.write(frame::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &literals(&status, headers)).await
+        self.write(frame::HEADERS, flag::END_HEADERS | flags, stream, &literals(&status, headers)).await
+    }
+
+    /// Ends a stream without trailers.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn end(&mut self, stream: u32) -> Result<()> {
+        self.write(frame::DATA, flag::END_STREAM, stream, &[]).await
     }
 
     /// Lets the client send `bytes` more, on the stream and on the connection.

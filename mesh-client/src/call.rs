@@ -201,7 +201,10 @@ impl Body for ResponseBody {
                     ReplyForm::Http => Err(error),
                 })
             }
-            None => None,
+            None => {
+                live.finish.attempt.over();
+                None
+            }
         };
         self.0 = State::Over;
         Poll::Ready(frame)

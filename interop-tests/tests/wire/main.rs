@@ -55,6 +55,7 @@ mod oracle;
 mod our_client;
 mod our_client_among_peers;
 mod outlier_detection;
+mod outlier_endings;
 mod outlier_sweeps;
 mod own_filters;
 mod own_layers;

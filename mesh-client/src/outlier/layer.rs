@@ -4,11 +4,11 @@
 //! connection that broke. Which service a call goes to is NOT decided here.
 
 use super::{
-    Ending,
+    Course,
     group::{Group, Host},
 };
 use crate::{error::ReplyForm, reply::Refused};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use mesh_xds::resource::OutlierDetection;
 use pin_project_lite::pin_project;
@@ -139,48 +139,25 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> OutlierFuture<S::Future> {
-        let form = ReplyForm::of(request.headers());
-        let watch = Watch { group: Arc::clone(&self.group), host: Arc::clone(&self.host), form, is_open: true };
+        let course = Course::begin(ReplyForm::of(request.headers()));
+        let watch = Watch { group: Arc::clone(&self.group), host: Arc::clone(&self.host), course };
         OutlierFuture { call: self.inner.call(request), watch: Some(watch) }
     }
 }
 
 // === Watch ===
 
-/// One call, until it is known how it ended.
+/// One call, which is told when this is dropped.
 struct Watch {
     group: Arc<Group>,
     host: Arc<Host>,
-    form: ReplyForm,
-    is_open: bool,
-}
-
-impl Watch {
-    fn tell(&mut self, ending: Ending) {
-        self.is_open = false;
-        self.group.ended(&self.host, ending);
-    }
-
-    fn head(&mut self, status: StatusCode, headers: &HeaderMap, is_whole: bool) {
-        match self.form {
-            // Trailers-only: the head is the trailers.
-            ReplyForm::Grpc if is_whole => self.trailers(headers),
-            ReplyForm::Grpc => {}
-            ReplyForm::Http => self.tell(Ending::of_http(status)),
-        }
-    }
-
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        if self.form == ReplyForm::Grpc {
-            self.tell(Ending::of_grpc(trailers));
-        }
-    }
+    course: Course,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if self.is_open {
-            self.tell(Ending::Cancelled);
+        if let Some(ending) = self.course.ending() {
+            self.group.ended(&self.host, ending);
         }
     }
 }
@@ -205,15 +182,26 @@ where
         let this = self.project();
         let called = ready!(this.call.poll(cx));
         let mut watch = this.watch.take();
-        if let Some(watch) = &mut watch {
-            match &called {
-                // It came to no host.
-                Ok(response) if Refused::is_in(response.extensions()) => watch.is_open = false,
-                Ok(response) => watch.head(response.status(), response.headers(), response.body().is_end_stream()),
-                Err(_) => watch.tell(Ending::Broken),
+        let is_over = match (&called, &mut watch) {
+            (Ok(response), Some(Watch { course, .. })) if Refused::is_in(response.extensions()) => {
+                course.unreached();
+                true
             }
-        }
-        let watch = watch.filter(|watch| watch.is_open);
+            (Ok(response), Some(Watch { course, .. })) => {
+                course.head(response.status(), response.headers());
+                let is_whole = response.body().is_end_stream();
+                if is_whole {
+                    course.over();
+                }
+                is_whole
+            }
+            (Err(_), Some(Watch { course, .. })) => {
+                course.broken();
+                true
+            }
+            (_, None) => true,
+        };
+        let watch = watch.filter(|_| !is_over);
         Poll::Ready(called.map(|response| response.map(|inner| OutlierBody { inner, watch })))
     }
 }
@@ -240,14 +228,23 @@ impl<R: Body> Body for OutlierBody<R> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
-        if let Some(watch) = this.watch {
-            match &frame {
-                Some(Ok(frame)) => frame.trailers_ref().into_iter().for_each(|trailers| watch.trailers(trailers)),
-                Some(Err(_)) => watch.tell(Ending::Broken),
-                // gRPC without trailers.
-                None => watch.trailers(&HeaderMap::new()),
-            }
-            if !watch.is_open {
+        if let Some(Watch { course, .. }) = this.watch {
+            let is_over = match &frame {
+                Some(Ok(frame)) => {
+                    let trailers = frame.trailers_ref();
+                    trailers.into_iter().for_each(|trailers| course.trailers(trailers));
+                    trailers.is_some()
+                }
+                Some(Err(_)) => {
+                    course.broken();
+                    true
+                }
+                None => {
+                    course.over();
+                    true
+                }
+            };
+            if is_over {
                 *this.watch = None;
             }
         }

@@ -3,9 +3,10 @@
 use super::{Outlier, OutlierLayer};
 use crate::breaker::CircuitBreakerLayer;
 use bytes::Bytes;
-use futures_util::{FutureExt, future::poll_fn};
+use futures_util::{FutureExt, future::poll_fn, stream};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, StreamBody, combinators::BoxBody};
 use mesh_xds::resource::{CircuitBreakers, Consecutive, LocalOrigin, OutlierDetection, SuccessRate};
 use std::{convert::Infallible, time::Duration};
 use tokio::time::Instant;
@@ -22,39 +23,50 @@ fn config(failures: u32) -> OutlierDetection {
 }
 
 type Call = Request<Empty<Bytes>>;
+type Answer = BoxBody<Bytes, &'static str>;
 
-/// A host that answers as the request's header `answer` says: a status, a gRPC status (`g14`), or an error (`e`).
+/// A text that comes piece by piece, and breaks off if `breaks`.
+fn text(breaks: bool) -> Answer {
+    let rest = if breaks { Err("broken off") } else { Ok(Frame::data(Bytes::from_static(b"t"))) };
+    StreamBody::new(stream::iter([Ok(Frame::data(Bytes::from_static(b"tex"))), rest])).boxed()
+}
+
+/// A host that answers as the request's header `answer` says: a status, a gRPC status (`g14`), a gRPC call's plain status with
+/// a text (`p503`), a status with a text that breaks off (`b200`), or an error (`e`).
 fn host(
     layer: &OutlierLayer,
-) -> Outlier<impl Service<Call, Response = Response<Full<Bytes>>, Error = &'static str> + Clone> {
+) -> Outlier<impl Service<Call, Response = Response<Answer>, Error = &'static str> + Clone> {
     layer.layer(service_fn(answer))
 }
 
-async fn answer(request: Call) -> Result<Response<Full<Bytes>>, &'static str> {
+async fn answer(request: Call) -> Result<Response<Answer>, &'static str> {
     let answer = request.headers()["answer"].to_str().expect("text").to_owned();
+    let (kind, number) = answer.split_at(answer.find(char::is_numeric).unwrap_or(answer.len()));
     let response = Response::builder();
-    match answer.as_bytes() {
-        b"e" => Err("broken"),
-        [b'g', ..] => Ok(response.header("grpc-status", &answer[1..]).body(Full::default()).expect("valid")),
-        _ => Ok(response.status(answer.as_str()).body(Full::default()).expect("valid")),
+    let empty = || Empty::new().map_err(|never: Infallible| match never {}).boxed();
+    match kind {
+        "e" => Err("broken"),
+        "g" => Ok(response.header("grpc-status", number).body(empty()).expect("valid")),
+        "p" | "b" => Ok(response.status(number).body(text(kind == "b")).expect("valid")),
+        _ => Ok(response.status(number).body(empty()).expect("valid")),
     }
 }
 
 async fn call<S>(host: &mut Outlier<S>, answer: &str)
 where
-    S: Service<Call, Response = Response<Full<Bytes>>, Error = &'static str>,
+    S: Service<Call, Response = Response<Answer>, Error = &'static str>,
 {
-    let form = if answer.starts_with('g') { "application/grpc" } else { "text/plain" };
+    let form = if answer.starts_with(['g', 'p']) { "application/grpc" } else { "text/plain" };
     let request = Request::builder().header("answer", answer).header("content-type", form);
     let answered = host.ready().await.expect("ready").call(request.body(Empty::new()).expect("valid")).await;
     if let Ok(response) = answered {
-        let _: Result<_, Infallible> = response.into_body().collect().await;
+        let _ = response.into_body().collect().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_host_that_fails_in_a_row_is_not_ready_until_it_is_back() {
-    for answer in ["503", "g14", "e"] {
+    for answer in ["503", "g14", "p503", "p200", "b200", "b503", "e"] {
         let layer = OutlierLayer::new(config(3));
         let (mut bad, mut good) = (host(&layer), host(&layer));
         for _ in 0..2 {

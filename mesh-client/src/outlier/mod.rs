@@ -15,6 +15,6 @@ mod rates;
 mod stats;
 
 pub(crate) use detector::{Change, Detector, Trip};
-pub(crate) use ending::Ending;
+pub(crate) use ending::{Course, Ending};
 pub use layer::{Outlier, OutlierBody, OutlierFuture, OutlierLayer};
 pub(crate) use stats::{Stats, Streak, Tallies, Tally};
