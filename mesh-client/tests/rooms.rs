@@ -11,7 +11,7 @@ use std::{fs, path::Path};
 
 const ROOMS: &[Room] = &[
     Room {
-        files: &["route", "filter", "retry", "telemetry"],
+        files: &["route", "filter", "telemetry"],
         except: &[],
         forbidden: &["crate", "tokio", "hyper", "h2"],
         // A filter may wait.
@@ -22,6 +22,21 @@ const ROOMS: &[Room] = &[
             "crate::reply",
             "crate::retry",
             "crate::telemetry",
+            "crate::upload",
+            "tokio::time",
+        ],
+    },
+    Room {
+        // The same with a call's time, which each attempt is told and none outlasts.
+        files: &["retry"],
+        except: &[],
+        forbidden: &["crate", "tokio", "hyper", "h2"],
+        allowed: &[
+            "crate::deadline",
+            "crate::error",
+            "crate::route",
+            "crate::reply",
+            "crate::retry",
             "crate::upload",
             "tokio::time",
         ],

@@ -142,6 +142,39 @@ async fn retries_for_a_tonic_channel() {
 }
 
 #[tokio::test]
+async fn retries_within_a_deadline_for_a_tonic_channel() {
+    let [a] = backends(["a"]).await;
+    let channel = Channel::from_shared(format!("http://{}", a.address())).expect("a URI").connect_lazy();
+    let policy = RetryPolicy {
+        base_interval: Duration::from_millis(50),
+        ..RetryPolicy::on([RetryCondition::Unavailable, RetryCondition::Cancelled])
+    };
+    let channel = ServiceBuilder::new()
+        .layer(RetryLayer::new(policy))
+        .map_request(|request: Request<ReplayBody<tonic::body::Body>>| request.map(tonic::body::Body::new))
+        .service(channel);
+    let mut client = TestServiceClient::new(channel);
+    let request = |behavior: &'static str, timeout| {
+        let mut request = tonic::Request::new(SimpleRequest::default());
+        request.metadata_mut().insert("rpc-behavior", behavior.parse().expect("text"));
+        request.set_timeout(timeout);
+        request
+    };
+    let minute = Duration::from_secs(60);
+    client.unary_call(request("succeed-on-retry-attempt-1,error-code-14", minute)).await.expect("the retry");
+    let told = a.last_call().expect("the retry").headers.remove("grpc-timeout").expect("it is told");
+    let told: u64 = told.to_str().expect("text").trim_end_matches('u').parse().expect("a number");
+    // Fewer than the pause before it has left.
+    assert!(told <= 59_960_000, "{told} us of a minute");
+
+    time::pause();
+    let status = client.unary_call(request("sleep-60", Duration::from_secs(2))).await.expect_err("late");
+    time::resume();
+    // Its channel gives up at the same time, in words of its own.
+    assert_eq!((status.code(), a.counters().calls), (Code::DeadlineExceeded, 3), "one attempt, and none after it");
+}
+
+#[tokio::test]
 async fn retry_throttling_for_a_tonic_channel() {
     let [a] = backends(["a"]).await;
     let channel = Channel::from_shared(format!("http://{}", a.address())).expect("a URI").connect_lazy();

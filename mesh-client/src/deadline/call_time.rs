@@ -142,6 +142,15 @@ impl CallTime {
         Within { work: until(&mut self.deadline, until(&mut self.idle, work)), late }
     }
 
+    /// Fails once no time is left. A clock is read only if somebody had to wait.
+    pub(crate) fn check(&self) -> Result<(), Cause> {
+        let passed = |deadline: &Deadline| deadline.to_tell().is_some_and(|left| left.is_zero());
+        match self.deadline.as_ref().filter(|deadline| passed(deadline)).and_then(|deadline| deadline.limits().0) {
+            Some(after) => Err(Cause::DeadlineExceeded { after, waiting_for: None }),
+            None => Ok(()),
+        }
+    }
+
     /// Tells the server of a gRPC call what is left for it: of the call's time, or of the attempt's.
     pub(crate) fn tell(&mut self, headers: &mut HeaderMap, attempt: Option<Duration>) {
         if self.form == ReplyForm::Http {

@@ -40,6 +40,9 @@ pub struct Timeouts {
 /// A gRPC call ends DEADLINE_EXCEEDED, and the server is told its deadline; another request gets a response 504. A response
 /// that has begun ends with trailers, or with an error of its body.
 ///
+/// Above a [`RetryLayer`](crate::retry::RetryLayer) the limit is that of all attempts, and each of them is told what is left of
+/// it; below, it is that of each attempt, or what is left of the call's own.
+///
 /// ```
 /// use bytes::Bytes;
 /// use http::{Request, Response};

@@ -5,10 +5,11 @@
 
 use super::{Failure, Plan, Retries, RetryThrottling, Throttle, Verdict};
 use crate::{
-    error::ReplyForm,
-    reply::Refused,
+    deadline::{CallTime, Deadline, until},
+    error::{Cause, ReplyForm},
+    reply::{Refused, Reply, ReplyBody},
     route::RequestHead,
-    upload::{BodyFailed, LentBody, Upload, lend},
+    upload::{BodyFailed, Lent, LentBody, Upload, lend},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, request};
@@ -23,7 +24,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -39,6 +40,10 @@ const KEPT: usize = 256 * 1024;
 ///
 /// What a [`CircuitBreakerLayer`](crate::circuit_breaking::CircuitBreakerLayer) below refuses is never repeated, nor what a
 /// [`MeshChannel`](crate::MeshChannel) drops or refuses: the caller gets it. A backend's own 503 is another matter.
+///
+/// A gRPC call's own `grpc-timeout` covers all attempts and the pauses between them: later attempts tell the service what is
+/// left of it, or the policy's `per_try_timeout` if that is less, and when nothing is left the call ends DEADLINE_EXCEEDED.
+/// That holds until a response begins; for what follows there is [`TimeoutLayer`](crate::timeout::TimeoutLayer).
 ///
 /// # Order
 /// As in the mesh, outermost first: [`TimeoutLayer`](crate::timeout::TimeoutLayer), whose time is that of all attempts;
@@ -123,7 +128,7 @@ where
     B: Body<Data: Send, Error: fmt::Display> + Send + Unpin + 'static,
     R: Body + Send + 'static,
 {
-    type Response = Response<RetryBody<R>>;
+    type Response = Response<ReplyBody<RetryBody<R>>>;
     /// The service's error, or [`TryTimeoutElapsed`].
     type Error = BoxError;
     type Future = RetryFuture<R>;
@@ -155,44 +160,26 @@ impl RetryLayer {
     {
         let form = ReplyForm::of(request.headers());
         match self.attempts(inner, request, form).await {
-            Ended::Answered(response) => Ok(self.counted(form, response)),
-            Ended::Failed(_, error) => Err(error),
+            Ok(Ended::Answered(response)) => Ok(self.counted(form, response).map(ReplyBody::of_service)),
+            Ok(Ended::Failed(_, error)) => Err(error),
+            Err(late) => Ok(Reply::of_cause(&late, late.to_string()).into_response(form).map(ReplyBody::of_reply)),
         }
     }
 
-    /// The end of the last one.
-    async fn attempts<S, B, R>(&self, mut inner: S, request: Request<B>, form: ReplyForm) -> Ended<R>
+    /// The end of the last one, unless the call's own deadline comes first.
+    async fn attempts<S, B, R>(&self, mut inner: S, request: Request<B>, form: ReplyForm) -> Result<Ended<R>, Cause>
     where
         S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error: Into<BoxError>>,
         B: Body<Error: fmt::Display> + Unpin,
         R: Body,
     {
         let (mut head, body) = request.into_parts();
+        let mut time = CallTime::begin(form, &head.headers);
         let mut upload = Some(Upload::new(body, KEPT));
         let mut retries = Retries::default();
         loop {
-            let (loan, body) = lend(&mut upload);
-            let attempt = inner.call(Request::from_parts(head.clone(), ReplayBody(body)));
-            let ended = match self.plan.per_try_timeout() {
-                None => Some(attempt.await),
-                Some(limit) => timeout(limit, attempt).await.ok(),
-            };
-            let mut lent = None;
-            let ended = match ended {
-                Some(Ok(response)) => {
-                    lent = loan.settle();
-                    Ended::Answered(response)
-                }
-                Some(Err(error)) => {
-                    drop(loan);
-                    Ended::Failed(Failure::Lost, error.into())
-                }
-                None => {
-                    drop(loan);
-                    let after = self.plan.per_try_timeout().unwrap_or_default();
-                    Ended::Failed(Failure::TryTimeout, TryTimeoutElapsed { after }.into())
-                }
-            };
+            time.check()?;
+            let (ended, lent) = self.attempt(&mut inner, &mut head, &mut upload, &mut time).await?;
             let (verdict, ended) = self.judge(&mut retries, &head, form, ended);
             let can_replay = match &lent {
                 Some(lent) => lent.can_replay(),
@@ -205,26 +192,60 @@ impl RetryLayer {
                     if verdict == Verdict::Spent {
                         self.may_retry(form);
                     }
-                    return ended;
+                    return Ok(ended);
                 }
             };
             if let Some(lent) = lent {
                 upload = lent.recall();
             }
             // Gone if more than is kept has been sent just now.
-            let Some(again) = &mut upload else { return ended };
+            let Some(again) = &mut upload else { return Ok(ended) };
             again.rewind();
             drop(ended);
             if let Some(backoff) = backoff {
-                sleep(backoff).await;
+                time.within(sleep(backoff)).await?;
             }
             if form == ReplyForm::Grpc {
                 head.headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(retries.made()));
             }
-            if let Err(error) = std::future::poll_fn(|cx| inner.poll_ready(cx)).await {
-                return Ended::Failed(Failure::Lost, error.into());
+            if let Err(error) = time.within(std::future::poll_fn(|cx| inner.poll_ready(cx))).await? {
+                return Ok(Ended::Failed(Failure::Lost, error.into()));
             }
         }
+    }
+
+    /// One attempt, until its response headers; and its request, if that goes on.
+    async fn attempt<S, B, R>(
+        &self,
+        inner: &mut S,
+        head: &mut request::Parts,
+        upload: &mut Option<Upload<B>>,
+        time: &mut CallTime,
+    ) -> Result<(Ended<R>, Option<Lent<B>>), Cause>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error: Into<BoxError>>,
+        B: Body<Error: fmt::Display> + Unpin,
+    {
+        let limit = self.plan.per_try_timeout();
+        time.tell(&mut head.headers, limit);
+        let (loan, body) = lend(upload);
+        let mut per_try = limit.map(|limit| Deadline::new(Instant::now(), limit));
+        let attempt = inner.call(Request::from_parts(head.clone(), ReplayBody(body)));
+        let too_long = |after| Ended::Failed(Failure::TryTimeout, TryTimeoutElapsed { after }.into());
+        let ended = match time.within(until(&mut per_try, attempt)).await? {
+            Ok(Ok(response)) => return Ok((Ended::Answered(response), loan.settle())),
+            Ok(Err(error)) => {
+                // A service that obeys the `grpc-timeout` that it is told gives up at the same time, as tonic's channel does,
+                // and says so in words of its own.
+                time.check()?;
+                match per_try.as_ref().and_then(Deadline::passed) {
+                    Some(after) => too_long(after),
+                    None => Ended::Failed(Failure::Lost, error.into()),
+                }
+            }
+            Err(after) => too_long(after),
+        };
+        Ok((ended, None))
     }
 
     fn judge<R: Body>(
@@ -276,7 +297,7 @@ impl RetryLayer {
 pub struct RetryFuture<R>(Pin<Box<dyn Future<Output = Called<R>> + Send>>);
 
 /// A response, the service's error, or [`TryTimeoutElapsed`].
-type Called<R> = Result<Response<RetryBody<R>>, BoxError>;
+type Called<R> = Result<Response<ReplyBody<RetryBody<R>>>, BoxError>;
 
 impl<R> Future for RetryFuture<R> {
     type Output = Called<R>;
@@ -359,3 +380,7 @@ where
 #[cfg(test)]
 #[path = "layer_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "layer_time_tests.rs"]
+mod time_tests;

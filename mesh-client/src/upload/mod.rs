@@ -8,9 +8,7 @@ mod activity;
 mod lent;
 
 pub(crate) use activity::Activity;
-#[cfg(feature = "http1")]
-pub(crate) use lent::Lent;
-pub(crate) use lent::{BodyFailed, LentBody, lend};
+pub(crate) use lent::{BodyFailed, Lent, LentBody, lend};
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
