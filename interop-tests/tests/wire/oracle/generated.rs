@@ -323,7 +323,8 @@ fn outlier(dice: &mut Rng, name: String) -> Case {
         "consecutive_gateway_failure": dice.u32(1..6),
         "enforcing_consecutive_gateway_failure": enforced(dice),
     });
-    let failure = match is_grpc {
+    // One gRPC call in three is answered by somebody who does not speak gRPC.
+    let failure = match is_grpc && dice.usize(..3) > 0 {
         true => Answer::grpc(Grpc::TrailersOnly(any(dice, &[1, 2, 4, 5, 7, 8, 13, 14]))),
         false => Answer::status(any(dice, &[404, 429, 500, 502, 503, 504])),
     };

@@ -78,8 +78,16 @@ pub(super) fn outliers() -> Vec<Case> {
         case("outlier-unavailable", five.clone(), grpc([]), code(14)),
         case("outlier-internal", five.clone(), grpc([]), code(13)),
         case("outlier-not-found", five.clone(), grpc([]), code(5)),
-        case("outlier-in-trailers", five, grpc([]), Answer::grpc(Grpc::Trailers(14)).after(0)),
+        case("outlier-in-trailers", five.clone(), grpc([]), Answer::grpc(Grpc::Trailers(14)).after(0)),
         case("outlier-gateway", gateway.clone(), http([]), status(503)),
-        case("outlier-gateway-500", gateway, http([]), status(500)),
+        case("outlier-gateway-500", gateway.clone(), http([]), status(500)),
+        // Somebody on the way has answered.
+        case("outlier-grpc-503", five.clone(), grpc([]), status(503)),
+        case("outlier-grpc-404", five, grpc([]), status(404)),
+        case("outlier-grpc-gateway", gateway.clone(), grpc([]), status(502)),
+        case("outlier-grpc-gateway-500", gateway, grpc([]), status(500)),
+        case("outlier-broken-once", json!({ "consecutive_5xx": 1 }), http([]), Act::Broken(Reason::CANCEL)),
+        case("outlier-broken", json!({ "consecutive_5xx": 2 }), http([]), Act::Broken(Reason::CANCEL)),
+        case("outlier-grpc-broken", json!({ "consecutive_5xx": 2 }), grpc([]), Act::Broken(Reason::INTERNAL_ERROR)),
     ]
 }
