@@ -96,6 +96,32 @@ features! {
         }
     }
 
+    over_all_priorities {
+        row: "outlier detection: over the endpoints of all priorities, of which none alone has enough",
+        source: "A75, `OutlierDetection.success_rate_minimum_hosts`",
+        // What fails at a is repeated in the other priority, so that all five have calls.
+        config: "{clusters: {a: {outlier_detection: {success_rate_minimum_hosts: 5, success_rate_request_volume: 20}}},
+            endpoints: {a: {endpoints: [
+                {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}]},
+                {locality: {region: s}, load_balancing_weight: 1, priority: 1, lb_endpoints: [{$d}, {$e}]}]}},
+            routes: [{match: {prefix: ''}, route: {cluster: a, retry_policy: {retry_on: unavailable, num_retries: 1,
+                retry_back_off: {base_interval: 0.001s},
+                retry_priority: {name: envoy.retry_priorities.previous_priorities, typed_config: {
+                    '@type': type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig,
+                    update_frequency: 1}}}}}]}",
+        strip: [("/endpoints/a/endpoints/1", "")],
+        |world| {
+            world.ready("a", 3).await?;
+            // One retry of a's connects the other priority for those to come.
+            world.calls(9, bad_a()).await;
+            let out = interval(world, 450, bad_a()).await;
+            check(out == 1, format!("one out, and not {out}"))?;
+            let [a, b, c, d, e, _] = world.served();
+            check([a, b, c, d, e].iter().all(|calls| *calls >= 20), format!("enough calls for each: {:?}", world.served()))?;
+            a_is_out(world).await
+        }
+    }
+
     one_at_a_time {
         row: "outlier detection: two bad ones of five are out one at a time",
         source: "A50, `OutlierDetection.max_ejection_percent`",
