@@ -35,6 +35,12 @@ fn later(behavior: &'static str) -> Call {
     grpc().header("rpc-behavior", behavior)
 }
 
+/// The time of day, in seconds since 1970.
+fn today() -> u64 {
+    #[expect(clippy::disallowed_types, reason = "servers tell times of day")]
+    std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
 features! {
     codes {
         row: "gRPC calls are repeated for the status codes of the policy, so many times", source: "A6, A44, `RouteAction.retry_policy.retry_on`, `.num_retries`",
@@ -182,6 +188,37 @@ routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 60s, retry_policy: {
             // Longer than its maximum: as if it had not been said.
             for _ in 0..2 {
                 let (answer, elapsed) = world.timed(call("21")).await;
+                from("a", answer)?;
+                check(elapsed < Duration::from_secs(1), format!("the usual backoff, and not {elapsed:?}"))?;
+            }
+            Ok(())
+        }
+    }
+
+    rate_limited_until {
+        row: "a response says until when to wait, by the time of day", source: "Envoy: `RetryPolicy.rate_limited_retry_back_off` (UNIX_TIMESTAMP)",
+        config: "endpoints: {a: {endpoints: [{locality: {}, load_balancing_weight: 1, lb_endpoints: [{$b}, {$a}]}]}}
+routes: [{match: {prefix: ''}, route: {cluster: a, timeout: 200s, retry_policy: {retry_on: 5xx, num_retries: 1,
+                   retry_host_predicate: [{name: envoy.retry_host_predicates.previous_hosts}],
+                   rate_limited_retry_back_off: {reset_headers: [{name: X-Reset, format: UNIX_TIMESTAMP}], max_interval: 100s}}}}]",
+        strip: [("/routes/0/route/retry_policy/rate_limited_retry_back_off/reset_headers/0/format", "")],
+        |world| {
+            world.ready("a", 2).await?;
+            let call = |at: u64| get("/").header("rpc-behavior", "hostname=b error-code-503").header("answer-x-reset", at.to_string());
+            let mut waited = false;
+            // Of two calls in turn at least one meets b first.
+            for _ in 0..2 {
+                let (answer, elapsed) = world.timed(call(today() + 60)).await;
+                from("a", answer)?;
+                // The time of day goes on while the clock stands: 20 s of it are for slow machines.
+                let in_time = (Duration::from_secs(40)..Duration::from_millis(90_005)).contains(&elapsed);
+                waited |= in_time;
+                check(in_time || elapsed < Duration::from_secs(1), format!("up to 60 s and half as much again, or none, and not {elapsed:?}"))?;
+            }
+            check(waited, "a call that met b first")?;
+            // Long ago, and after the maximum: as if it had not been said.
+            for at in [today() - 60, today() - 60, today() + 200, today() + 200] {
+                let (answer, elapsed) = world.timed(call(at)).await;
                 from("a", answer)?;
                 check(elapsed < Duration::from_secs(1), format!("the usual backoff, and not {elapsed:?}"))?;
             }

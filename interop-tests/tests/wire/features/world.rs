@@ -253,8 +253,8 @@ pub(crate) fn get(uri: &str) -> Call {
 }
 
 impl Call {
-    pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
-        self.headers.append(name, HeaderValue::from_static(value));
+    pub(crate) fn header(mut self, name: &'static str, value: impl AsRef<str>) -> Self {
+        self.headers.append(name, HeaderValue::from_str(value.as_ref()).expect("a valid value"));
         self
     }
 
