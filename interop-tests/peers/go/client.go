@@ -16,7 +16,7 @@ import (
 )
 
 // deadline of each call; it covers the first configuration, too.
-const deadline = 20 * time.Second
+const deadline = 120 * time.Second
 
 // client says "ready ADDRESS", where it serves CSDS. It reads a number of calls from each line of stdin, makes them one after the other, and says "called
 // {"HOSTNAME or error": count}".

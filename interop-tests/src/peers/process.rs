@@ -21,7 +21,7 @@ use tokio::{
 };
 
 /// How long a peer may take for anything: long enough for a cold start on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Between two attempts to connect to a port that is not open yet.
 const RETRY: Duration = Duration::from_millis(20);
@@ -105,7 +105,7 @@ impl Process {
     /// Waits for the first line on stdout from which `pick` makes something; lines before it are dropped.
     ///
     /// # Errors
-    /// [`PeerError::Silent`] after 60 s or at the end of the process.
+    /// [`PeerError::Silent`] after 180 s or at the end of the process.
     pub async fn line<T>(&mut self, expected: &str, pick: impl Fn(&str) -> Option<T>) -> Result<T, PeerError> {
         let next = async {
             while let Ok(Some(line)) = self.stdout.next_line().await {
@@ -201,7 +201,7 @@ async fn keep(stderr: ChildStderr, log: Arc<Mutex<VecDeque<String>>>) {
 /// Waits until somebody listens at `address`, for peers that do not say when they do.
 ///
 /// # Errors
-/// [`PeerError::Silent`] after 60 s.
+/// [`PeerError::Silent`] after 180 s.
 pub async fn listening(name: &str, address: SocketAddr) -> Result<(), PeerError> {
     let connected = async {
         while TcpStream::connect(address).await.is_err() {

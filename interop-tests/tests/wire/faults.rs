@@ -352,7 +352,7 @@ async fn a_call_that_ends_in_a_delay_is_no_active_fault_any_more() {
     let _alone = FAULTS.write().await;
     let config = faulty!("delay: {fixed_delay: 3600s, percentage: {numerator: 100}}");
     let world = World::start(config, &[]).await;
-    let calls: FuturesUnordered<_> = (0..50).map(|_| world.call(grpc().header("grpc-timeout", "2S"))).collect();
+    let calls: FuturesUnordered<_> = (0..50).map(|_| world.call(grpc().header("grpc-timeout", "1000S"))).collect();
     let given_up: FuturesUnordered<_> = (0..50).map(|_| Box::pin(world.call(get("/")))).collect();
     let mut given_up = given_up.fuse();
     assert!(given_up.next().now_or_never().is_none());
@@ -361,6 +361,8 @@ async fn a_call_that_ends_in_a_delay_is_no_active_fault_any_more() {
         until("all of them", || active_faults() == 100).await;
         drop(given_up);
         assert_eq!(active_faults(), 50);
+        // Their time is up, and the delay is not.
+        world.leap(1000).await;
     });
     assert!(calls.0.iter().all(|answer| answer.as_ref().is_err_and(|why| why.starts_with("DeadlineExceeded"))));
     assert_eq!(active_faults(), 0);

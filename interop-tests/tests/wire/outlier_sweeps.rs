@@ -12,13 +12,18 @@ use crate::{
 
 const CALLERS: u64 = 16;
 
-/// An interval of so many calls, and its sweep: how many endpoints are out then.
-async fn interval(world: &World, count: usize, call: Call) -> usize {
-    world.calls(count, call).await;
-    world.leap(10).await;
+/// Leaps over an interval of so many seconds: how many endpoints are out after its sweep.
+async fn swept(world: &World, seconds: u64) -> usize {
+    world.leap(seconds).await;
     // Until then the sweep is over.
     world.calls(1, grpc()).await;
     ejected(world)
+}
+
+/// An interval of so many calls, which is 1000 s long: however busy the machine is, no sweep comes in between.
+async fn interval(world: &World, count: usize, call: Call) -> usize {
+    world.calls(count, call).await;
+    swept(world, 1000).await
 }
 
 fn bad_a_and_b() -> Call {
@@ -33,7 +38,10 @@ features! {
         strip: [("/clusters/a/outlier_detection", "")],
         |world| {
             world.ready("a", 5).await?;
-            check(interval(world, 600, bad_a()).await == 1, "one endpoint is ejected at the first sweep")?;
+            // All of an interval, which is 10 s here, for its calls.
+            check(swept(world, 10).await == 0, "nobody fails")?;
+            world.calls(600, bad_a()).await;
+            check(swept(world, 10).await == 1, "one endpoint is ejected at the next sweep")?;
             a_is_out(world).await?;
             world.leap(31).await;
             until("it is back", || ejected(world) == 0).await;
@@ -45,7 +53,7 @@ features! {
     failure_percentage {
         row: "outlier detection: by the percentage of failures",
         source: "A50, `OutlierDetection.failure_percentage_threshold`, `.enforcing_failure_percentage`",
-        config: five!("outlier_detection: {enforcing_success_rate: 0, enforcing_failure_percentage: 100, failure_percentage_threshold: 50}"),
+        config: five!("outlier_detection: {interval: 1000s, enforcing_success_rate: 0, enforcing_failure_percentage: 100, failure_percentage_threshold: 50}"),
         strip: [("/clusters/a/outlier_detection/enforcing_failure_percentage", "")],
         |world| {
             world.ready("a", 5).await?;
@@ -57,7 +65,7 @@ features! {
     failures_above_the_threshold {
         row: "outlier detection: a percentage of failures is above its threshold, or it is none",
         source: "A50, `OutlierDetection.failure_percentage_threshold`",
-        config: five!("outlier_detection: {enforcing_success_rate: 0, enforcing_failure_percentage: 100, failure_percentage_threshold: 85}"),
+        config: five!("outlier_detection: {interval: 1000s, enforcing_success_rate: 0, enforcing_failure_percentage: 100, failure_percentage_threshold: 85}"),
         strip: [("/clusters/a/outlier_detection/failure_percentage_threshold", "86")],
         |world| {
             world.ready("a", 5).await?;
@@ -69,7 +77,7 @@ features! {
                 while world.a.counters().calls - before.calls < 100 {
                     world.call(grpc()).await?;
                 }
-                world.leap(10).await;
+                world.leap(1000).await;
                 before = world.a.counters();
                 world.call(grpc()).await?;
                 check(ejected(world) == out, format!("{failures} of 100: {out} out, and not {}", ejected(world)))?;
@@ -82,7 +90,7 @@ features! {
     four_endpoints {
         row: "outlier detection: of four endpoints none is ever 1.9 deviations away, whatever it does; a lower factor finds it",
         source: "A50, `OutlierDetection.success_rate_minimum_hosts`, `.success_rate_stdev_factor`",
-        config: "{clusters: {a: {outlier_detection: {success_rate_minimum_hosts: 4}}}, endpoints: {a: {endpoints: [
+        config: "{clusters: {a: {outlier_detection: {interval: 1000s, success_rate_minimum_hosts: 4}}}, endpoints: {a: {endpoints: [
             {locality: {region: r}, load_balancing_weight: 1, lb_endpoints: [{$a}, {$b}, {$c}, {$d}]}]}}}",
         strip: [("/clusters/a/outlier_detection/success_rate_minimum_hosts", "")],
         |world| {
@@ -125,7 +133,7 @@ features! {
     one_at_a_time {
         row: "outlier detection: two bad ones of five are out one at a time",
         source: "A50, `OutlierDetection.max_ejection_percent`",
-        config: five!("outlier_detection: {enforcing_failure_percentage: 100}"),
+        config: five!("outlier_detection: {interval: 1000s, base_ejection_time: 3000s, enforcing_failure_percentage: 100}"),
         strip: [("/clusters/a/outlier_detection/max_ejection_percent", "100")],
         |world| {
             world.ready("a", 5).await?;

@@ -12,8 +12,8 @@ use std::{
 };
 use tokio::{sync::mpsc, time};
 
-/// The longest wait for any event; long, because peers share the machine with a build.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait for any event; long, because peers share the machine with a build, which may make it ten times slower.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A port that is free now.
 pub(crate) fn free_port() -> u16 {
