@@ -4,7 +4,7 @@
 use crate::channel::HttpVersion;
 use crate::{
     channel::{CallOptions, MeshChannel},
-    endpoint::{DialOptions, Keepalive},
+    endpoint::{DialOptions, Keepalive, MAX_WINDOW},
     filter::{Filter, Makers},
     mesh::{ClusterSettings, Mesh, TargetError},
     retry::{RetryThrottling, Throttle},
@@ -264,10 +264,10 @@ impl ChannelBuilder {
         self
     }
 
-    /// HTTP/2 flow-control window of a stream, in bytes; 2 MiB unless set.
+    /// HTTP/2 flow-control window of a stream, in bytes; 2 MiB unless set, and 2 GiB at most.
     #[must_use]
     pub fn initial_stream_window_size(mut self, bytes: u32) -> Self {
-        self.dial.stream_window = bytes;
+        self.dial.stream_window = bytes.min(MAX_WINDOW);
         self
     }
 
@@ -275,7 +275,7 @@ impl ChannelBuilder {
     /// down nobody else.
     #[must_use]
     pub fn initial_connection_window_size(mut self, bytes: u32) -> Self {
-        self.dial.connection_window = bytes;
+        self.dial.connection_window = bytes.min(MAX_WINDOW);
         self
     }
 

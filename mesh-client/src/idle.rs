@@ -3,7 +3,7 @@
 //! What moves notes the time, and a timer that is due looks whether something has moved since: a frame costs a clock
 //! reading, not a timer. Calls whose route has neither limit have none of it. It does NOT end a call.
 
-use crate::upload::Activity;
+use crate::{later::later, upload::Activity};
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -32,14 +32,14 @@ enum Begins {
 impl Idle {
     /// For a call.
     pub(crate) fn new(limit: Duration, activity: Activity) -> Self {
-        let timer = Box::pin(sleep_until(activity.last() + limit));
+        let timer = Box::pin(sleep_until(later(activity.last(), limit)));
         Self { limit, activity, begins: Begins::WithTheCall, timer }
     }
 
     /// For an attempt that begins now.
     pub(crate) fn of_attempt(limit: Duration, activity: Activity) -> Self {
         let now = Instant::now();
-        Self { limit, activity, begins: Begins::WithTheAttempt(now), timer: Box::pin(sleep_until(now + limit)) }
+        Self { limit, activity, begins: Begins::WithTheAttempt(now), timer: Box::pin(sleep_until(later(now, limit))) }
     }
 
     pub(crate) fn limit(&self) -> Duration {
@@ -56,7 +56,7 @@ impl Idle {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
-            let due = self.began(now) + self.limit;
+            let due = later(self.began(now), self.limit);
             if due <= now {
                 return Poll::Ready(self.limit);
             }

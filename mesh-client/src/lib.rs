@@ -38,6 +38,7 @@ mod error;
 mod filter;
 mod http_client;
 mod idle;
+mod later;
 mod load;
 mod mesh;
 mod outlier;
@@ -55,7 +56,7 @@ mod wakeups;
 /// mesh has from the control plane (A32).
 pub mod circuit_breaking {
     pub use crate::breaker::{CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture, CircuitBreakerLayer};
-    pub use mesh_xds::resource::CircuitBreakers;
+    pub use mesh_xds::resource::{CircuitBreakers, RetryBudget};
 }
 
 /// Fault injection: on any service, by [`FaultLayer`](fault::FaultLayer), with the rules that the mesh has from the control

@@ -45,7 +45,7 @@ const ROOMS: &[Room] = &[
         files: &["deadline"],
         except: &[],
         forbidden: &["crate"],
-        allowed: &["crate::error", "crate::deadline", "crate::reply", "crate::idle", "crate::upload"],
+        allowed: &["crate::error", "crate::deadline", "crate::reply", "crate::idle", "crate::later", "crate::upload"],
     },
     Room {
         files: &["cluster"],
@@ -87,6 +87,7 @@ const ROOMS: &[Room] = &[
             "crate::outlier",
             "crate::endpoint",
             "crate::identity",
+            "crate::later",
             "crate::task",
             "crate::upload",
             "crate::wakeups",
@@ -94,7 +95,10 @@ const ROOMS: &[Room] = &[
     },
     Room {
         // What every layer may use knows none of them but for the types in their signatures.
-        files: &["breaker", "outlier", "call", "chunks", "error", "idle", "load", "reply", "task", "upload", "wakeups"],
+        files: &[
+            "breaker", "outlier", "call", "chunks", "error", "idle", "later", "load", "reply", "task", "upload",
+            "wakeups",
+        ],
         except: &[],
         forbidden: &["crate"],
         allowed: &[
@@ -106,6 +110,7 @@ const ROOMS: &[Room] = &[
             "crate::error",
             "crate::reply",
             "crate::idle",
+            "crate::later",
             "crate::load",
             "crate::retry",
             "crate::upload",

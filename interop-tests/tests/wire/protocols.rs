@@ -5,8 +5,9 @@
 
 use crate::features::{Answer, Call, World, check, features, from, get, grpc};
 use http::{Method, Version};
-use mesh_client::HttpVersion;
+use mesh_client::{HttpVersion, outlier_detection::OutlierDetection};
 use mesh_xds::resource::Kind;
+use std::time::Duration;
 
 /// Fails unless backend a gets the call in this version.
 async fn arrives_as(version: Version, world: &World, call: Call) -> Result<(), String> {
@@ -124,6 +125,28 @@ async fn the_authority_is_the_service_or_what_the_builder_says() {
         // The virtual host is still chosen by the target.
         from("a", call().on(&other).await).expect("an answer");
         assert_eq!(authority().as_deref(), Some("other.example:8443"), "{:?}", call());
+    }
+}
+
+#[tokio::test]
+async fn settings_may_be_as_large_as_they_can() {
+    let world = World::start("{}", &[]).await;
+    let channel = world
+        .channel_builder()
+        .config_timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .http2_keep_alive_interval(Duration::MAX)
+        .keep_alive_timeout(Duration::MAX)
+        .keep_alive_while_idle(true)
+        .max_pending_requests(u32::MAX)
+        .initial_stream_window_size(u32::MAX)
+        .initial_connection_window_size(u32::MAX)
+        .http2_max_header_list_size(u32::MAX)
+        .outlier_detection(OutlierDetection { interval: Duration::MAX, ..OutlierDetection::default() })
+        .build()
+        .expect("a valid target");
+    for call in [grpc(), get("/")] {
+        from("a", call.on(&channel).await).expect("an answer");
     }
 }
 

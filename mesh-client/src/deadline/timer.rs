@@ -2,7 +2,11 @@
 //!
 //! It does NOT know where its limits come from.
 
-use crate::{idle::Idle, upload::Activity};
+use crate::{
+    idle::Idle,
+    later::{NEVER, later},
+    upload::Activity,
+};
 use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
@@ -10,9 +14,6 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
-
-/// So far away that nobody waits for it.
-const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
 /// A limit of a call or of an attempt, running. It is small: calls that have none carry it, too.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Deadline {
         let after = after_request.as_ref().map(|(after, _)| *after);
         // No request is complete before it starts.
         let soonest = limit.into_iter().chain(after).min().unwrap_or(NEVER);
-        let sleep = sleep_until(at(started, soonest));
+        let sleep = sleep_until(later(started, soonest));
         Self(Box::pin(Running { sleep, started, limit, after_request, has_run: false }))
     }
 
@@ -61,7 +62,11 @@ impl Deadline {
     /// What a server is to be told. It is what is left, but where nobody had to wait that is all: no clock is read.
     pub(super) fn to_tell(&self) -> Option<Duration> {
         let limit = self.0.limit?;
-        Some(if self.0.has_run { at(self.0.started, limit).saturating_duration_since(Instant::now()) } else { limit })
+        Some(if self.0.has_run {
+            later(self.0.started, limit).saturating_duration_since(Instant::now())
+        } else {
+            limit
+        })
     }
 
     /// Ready, with the limit, once it has passed.
@@ -93,19 +98,14 @@ impl Running {
     /// When it is due, and which limit that is. While the caller is waited for, no sooner than its limit from now on; while
     /// nobody takes what the caller has, it is not the caller's fault that the request goes on.
     fn due(&self, now: Instant) -> (Instant, Duration) {
-        let whole = self.limit.map(|limit| (at(self.started, limit), limit));
+        let whole = self.limit.map(|limit| (later(self.started, limit), limit));
         let after = self.after_request.as_ref().map(|(after, request)| {
             let waiting = || if request.waits_for_caller() { now } else { request.last() };
             let complete = request.completed().unwrap_or_else(waiting);
-            (at(complete.max(self.started), *after), *after)
+            (later(complete.max(self.started), *after), *after)
         });
-        whole.into_iter().chain(after).min().unwrap_or_else(|| (at(now, NEVER), NEVER))
+        whole.into_iter().chain(after).min().unwrap_or_else(|| (later(now, NEVER), NEVER))
     }
-}
-
-/// The sum must not overflow.
-fn at(from: Instant, limit: Duration) -> Instant {
-    from.checked_add(limit).unwrap_or_else(|| from + NEVER)
 }
 
 /// Runs `work` until the limit passes, if there is one. `Err` has the limit.

@@ -24,6 +24,9 @@ use tokio::{
 /// "Happy Eyeballs step 250 ms" (A61).
 const HAPPY_EYEBALLS_STEP: Duration = Duration::from_millis(250);
 
+/// "2^31-1" (RFC 9113, 6.9.1). h2 panics on more.
+pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
+
 /// How endpoints are dialled and their connections kept. One value per cluster worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DialOptions {
@@ -48,7 +51,7 @@ impl Default for DialOptions {
             stream_window: 2 * 1024 * 1024,
             // Unlimited: each stream has its limit, and with a small one here a few slow readers would stall all the
             // calls beside them. gRPC-Go does so by not waiting for its readers.
-            connection_window: (1 << 31) - 1,
+            connection_window: MAX_WINDOW,
             max_header_list_size: 64 * 1024,
         }
     }

@@ -12,7 +12,7 @@ use super::{
 };
 #[cfg(feature = "http1")]
 use crate::task::Tasks;
-use crate::{breaker::Counters, wakeups::Wakeups};
+use crate::{breaker::Counters, later::later, wakeups::Wakeups};
 use mesh_xds::resource::ClusterName;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
@@ -37,7 +37,7 @@ impl Dial {
     pub(crate) async fn run(self, report: impl Fn(ConnectionEvent) -> bool) {
         // An endpoint is dialled here when it has no connection.
         let permit = self.counters.first_connection();
-        let deadline = Instant::now() + self.options.connect_timeout;
+        let deadline = later(Instant::now(), self.options.connect_timeout);
         let connected = timeout_at(deadline, happy_eyeballs(interleaved(self.endpoint.addresses.iter()))).await;
         let (io, peer) = match connected {
             Ok(Ok(connected)) => connected,

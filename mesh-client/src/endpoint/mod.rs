@@ -19,7 +19,7 @@ mod h1;
 mod h2;
 mod rest;
 
-pub(crate) use connect::{DialOptions, Keepalive, interleaved};
+pub(crate) use connect::{DialOptions, Keepalive, MAX_WINDOW, interleaved};
 pub(crate) use dial::Dial;
 pub(crate) use rest::Rest;
 

@@ -15,6 +15,7 @@ use super::{
     Streak, Tallies,
     rates::{self, Book},
 };
+use crate::later::later;
 use mesh_xds::resource::OutlierDetection;
 use rustc_hash::FxHashMap;
 use std::{hash::Hash, sync::Arc, time::Duration};
@@ -70,7 +71,7 @@ impl<K: Copy + Eq + Hash> Detector<K> {
 
     /// When [`sweep`](Self::sweep) is due.
     pub(crate) fn next_sweep(&self) -> Instant {
-        self.since + self.config.interval.max(SHORTEST_INTERVAL)
+        later(self.since, self.config.interval.max(SHORTEST_INTERVAL))
     }
 
     pub(crate) fn is_ejected(&self, host: &K) -> bool {
@@ -178,7 +179,8 @@ impl<K: Copy + Eq + Hash> Detector<K> {
 
     /// Whether one more of so many may go.
     fn has_room(&self, book: Book, hosts: usize) -> bool {
-        let (ejected, most) = (self.ejected().count(), self.config.max_ejection_percent as usize * hosts);
+        let (ejected, hosts) = (self.ejected().count() as u64, hosts as u64);
+        let most = u64::from(self.config.max_ejection_percent).saturating_mul(hosts);
         match book {
             // "If ejected/total·100 ≥ max_ejection_percent → no" - A50. Asked before each, so that one may always go.
             Book::A50 => ejected * 100 < most,

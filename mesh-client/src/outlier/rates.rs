@@ -37,7 +37,7 @@ pub(super) fn failing<K: Copy>(rule: FailurePercentage, book: Book, hosts: &[(K,
         return Vec::new();
     }
     let too_many = |tally: &Tally| {
-        let (failed, most) = (u64::from(tally.failed) * 100, u64::from(rule.threshold) * tally.calls());
+        let (failed, most) = (u64::from(tally.failed) * 100, u64::from(rule.threshold).saturating_mul(tally.calls()));
         match book {
             // ">", as the algorithm says, and not "≥", as a comment of A50 does.
             Book::A50 => failed > most,

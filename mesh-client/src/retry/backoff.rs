@@ -9,17 +9,22 @@ use std::time::Duration;
 /// "min(initial·mult^(n-1), max) · U(0.8, 1.2)" with a multiplier of 2 (A6, A44). `earlier` retries have been made; `draw`
 /// is in `0.0..1.0`.
 pub(super) fn grpc(policy: &RetryPolicy, earlier: u32, draw: f64) -> Duration {
-    interval(policy, earlier).mul_f64(0.8 + 0.4 * draw)
+    times(interval(policy, earlier), 0.8 + 0.4 * draw)
 }
 
 /// "a fully jittered exponential back-off": from nothing up to the interval, which doubles up to its maximum (Envoy).
 pub(super) fn envoy(policy: &RetryPolicy, earlier: u32, draw: f64) -> Duration {
-    interval(policy, earlier).mul_f64(draw)
+    times(interval(policy, earlier), draw)
 }
 
 fn interval(policy: &RetryPolicy, earlier: u32) -> Duration {
     let factor = 2_u32.checked_pow(earlier).unwrap_or(u32::MAX);
     policy.base_interval.saturating_mul(factor).min(policy.max_interval)
+}
+
+/// The product, or the longest time there is: a policy may say any interval, and a server any number of seconds.
+fn times(interval: Duration, factor: f64) -> Duration {
+    Duration::try_from_secs_f64(interval.as_secs_f64() * factor).unwrap_or(Duration::MAX)
 }
 
 /// When the server wants to be asked again, if it says so in one of the headers and that is not too long: at least that,
@@ -44,5 +49,5 @@ pub(super) fn rate_limited(
         };
         Some(Duration::from_secs(seconds)).filter(|interval| *interval <= back_off.max_interval)
     })?;
-    (!interval.is_zero()).then(|| interval.mul_f64(1.0 + 0.5 * draw))
+    (!interval.is_zero()).then(|| times(interval, 1.0 + 0.5 * draw))
 }

@@ -11,9 +11,12 @@
 //! ```
 
 use super::Sender;
-use crate::endpoint::{
-    Connection, ConnectionEvent, Gate, Transport,
-    connect::{DialOptions, Keepalive, Tracked},
+use crate::{
+    endpoint::{
+        Connection, ConnectionEvent, Gate, Transport,
+        connect::{DialOptions, Keepalive, Tracked},
+    },
+    later::later,
 };
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -172,7 +175,7 @@ struct Pings {
 
 impl Pings {
     fn new(config: Keepalive, pings: h2::PingPong) -> Self {
-        let timer = Box::pin(sleep_until(Instant::now() + config.interval));
+        let timer = Box::pin(sleep_until(later(Instant::now(), config.interval)));
         Self { config, pings, waiting_for_pong: false, timer }
     }
 
@@ -185,21 +188,21 @@ impl Pings {
                     return Poll::Ready(error.to_string());
                 }
                 self.waiting_for_pong = false;
-                self.timer.as_mut().reset(Instant::now() + self.config.interval);
+                self.timer.as_mut().reset(later(Instant::now(), self.config.interval));
             }
             ready!(self.timer.as_mut().poll(cx));
             if self.waiting_for_pong {
                 return Poll::Ready(format!("keepalive: no PONG within {:?}", self.config.timeout));
             }
             if active == 0 && !self.config.while_idle {
-                self.timer.as_mut().reset(Instant::now() + self.config.interval);
+                self.timer.as_mut().reset(later(Instant::now(), self.config.interval));
                 continue;
             }
             if let Err(error) = self.pings.send_ping(Ping::opaque()) {
                 return Poll::Ready(error.to_string());
             }
             self.waiting_for_pong = true;
-            self.timer.as_mut().reset(Instant::now() + self.config.timeout);
+            self.timer.as_mut().reset(later(Instant::now(), self.config.timeout));
         }
     }
 }
