@@ -64,6 +64,10 @@ pub mod circuit_breaking {
 pub mod fault {
     pub use crate::filter::{Fault, FaultFuture, FaultLayer, active_faults};
     pub use mesh_xds::resource::{AbortSource, DelaySource, FaultAbort, FaultDelay, FaultPercentage, HttpFault};
+    /// For which requests a fault is meant.
+    pub use mesh_xds::resource::{
+        ClusterName, FullRegex, HeaderField, HeaderMatch, HeaderValueMatch, PseudoHeader, StringMatch,
+    };
 }
 
 /// Timeouts: on any service, by [`TimeoutLayer`](timeout::TimeoutLayer), with the rules that the mesh has from the control

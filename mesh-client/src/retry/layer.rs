@@ -84,6 +84,30 @@ pub struct RetryLayer {
 impl RetryLayer {
     /// A layer that repeats calls by this policy. What it says of hosts and priorities has no effect, since a layer does not
     /// know them, nor has `per_try_idle_timeout`. `per_try_timeout` begins with the attempt.
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use mesh_client::retry::{
+    ///     HeaderField, HeaderMatch, HeaderValueMatch, PseudoHeader, RetryCondition, RetryLayer, RetryPolicy, StringMatch,
+    /// };
+    ///
+    /// // Reads are repeated when the server says `x-stale: ...`.
+    /// let get = StringMatch::Exact { value: "GET".to_owned(), ignore_case: false };
+    /// let layer = RetryLayer::new(RetryPolicy {
+    ///     retriable_headers: vec![HeaderMatch {
+    ///         name: HeaderField::Header(HeaderName::from_static("x-stale")),
+    ///         value: HeaderValueMatch::Present(true),
+    ///         invert: false,
+    ///     }],
+    ///     retriable_request_headers: vec![HeaderMatch {
+    ///         name: HeaderField::Pseudo(PseudoHeader::Method),
+    ///         value: HeaderValueMatch::String(get),
+    ///         invert: false,
+    ///     }],
+    ///     ..RetryPolicy::on([RetryCondition::RetriableHeaders])
+    /// });
+    /// # let _ = layer;
+    /// ```
     pub fn new(policy: RetryPolicy) -> Self {
         Self { plan: Plan::new(Arc::new(policy)), throttle: None }
     }

@@ -22,6 +22,8 @@ mod tests;
 mod throttle;
 
 pub use layer::{ReplayBody, Retry, RetryBody, RetryFuture, RetryLayer, TryTimeoutElapsed};
+/// Of which responses, and which requests, a policy speaks.
+pub use mesh_xds::resource::{FullRegex, HeaderField, HeaderMatch, HeaderValueMatch, PseudoHeader, StringMatch};
 pub use mesh_xds::resource::{RateLimitedBackOff, ResetFormat, ResetHeader, RetryCondition, RetryOn, RetryPolicy};
 pub(crate) use plan::{Failure, Plan, Retries, Verdict, is_unwanted};
 pub use throttle::RetryThrottling;

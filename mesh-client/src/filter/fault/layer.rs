@@ -51,6 +51,29 @@ pub struct FaultLayer(Option<Arc<FaultFilter>>);
 
 impl FaultLayer {
     /// A layer that injects these faults. `upstream_cluster` has no meaning here: with one, no call is meant.
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use mesh_client::fault::{
+    ///     DelaySource, FaultDelay, FaultLayer, FaultPercentage, HeaderField, HeaderMatch, HeaderValueMatch, HttpFault,
+    ///     StringMatch,
+    /// };
+    /// use std::time::Duration;
+    ///
+    /// // Every tenth call of testers takes a second longer.
+    /// let percentage = FaultPercentage { numerator: 10, denominator: 100 };
+    /// let tester = StringMatch::Exact { value: "tester".to_owned(), ignore_case: true };
+    /// let layer = FaultLayer::new(HttpFault {
+    ///     delay: Some(FaultDelay { source: DelaySource::Fixed(Duration::from_secs(1)), percentage }),
+    ///     headers: vec![HeaderMatch {
+    ///         name: HeaderField::Header(HeaderName::from_static("x-role")),
+    ///         value: HeaderValueMatch::String(tester),
+    ///         invert: false,
+    ///     }],
+    ///     ..HttpFault::default()
+    /// });
+    /// # let _ = layer;
+    /// ```
     pub fn new(fault: HttpFault) -> Self {
         Self(FaultFilter::new(&Arc::new(fault)).map(Arc::new))
     }
