@@ -282,7 +282,7 @@ impl Retries {
 // === gRPC's words ===
 
 /// Whether a server that has failed a call wants no retry: where there is no policy, throttling still counts "RPCs [...] that
-/// receive a pushback response indicating not to retry", and "every outgoing RPC (regardless of service or method)" (A6).
+/// receive a pushback response indicating not to retry", "regardless of service or method invoked" (A6).
 pub(crate) fn is_unwanted(headers: &HeaderMap) -> bool {
     matches!(pushback(headers), Some(Err(Unwanted))) && grpc_status(headers).is_some_and(|code| code != 0)
 }
