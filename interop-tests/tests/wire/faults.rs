@@ -347,6 +347,30 @@ features! {
 }
 
 /// Calls that end in an injected delay leave nothing behind, however they end.
+/// What answers in the place of a backend does not wait for anything, and this runtime has one thread.
+#[tokio::test]
+async fn a_caller_that_never_stops_being_aborted_keeps_nobody_from_running() {
+    let _alone = FAULTS.read().await;
+    let world = World::start(
+        faulty!(
+            "headers: [{name: x-abort, present_match: true}],
+        abort: {http_status: 401, percentage: {numerator: 100}}"
+        ),
+        &[],
+    )
+    .await;
+    let channel = world.channel_builder().build().expect("a valid target");
+    let aborted = tokio::spawn(async move {
+        for _ in 0..20_000 {
+            fails("401", &["fault filter abort"], get("/").header("x-abort", "yes").on(&channel).await)?;
+        }
+        Ok::<_, String>(())
+    });
+    from("a", world.call(get("/")).await).expect("another caller is answered");
+    assert!(!aborted.is_finished(), "while the first one goes on");
+    aborted.await.expect("no panic").expect("aborted, all of them");
+}
+
 #[tokio::test]
 async fn a_call_that_ends_in_a_delay_is_no_active_fault_any_more() {
     let _alone = FAULTS.write().await;

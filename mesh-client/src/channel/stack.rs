@@ -30,6 +30,7 @@ use crate::{
     route::RequestHead,
     upload::Upload,
 };
+use futures_util::TryFutureExt;
 use http::{
     HeaderValue, Method, Request, Response, Uri,
     header::{self, HeaderName},
@@ -199,9 +200,18 @@ impl Inner {
 
 // === Call ===
 
+/// A caller that tries again at once must not keep the workers from running: nothing on the way to a failure has to wait for
+/// anything.
+async fn out_of_turn<T>(cause: Cause) -> Result<T, Cause> {
+    consume_budget().await;
+    Err(cause)
+}
+
 impl Inner {
     /// The whole client path.
-    pub(super) async fn call<B>(self: Arc<Self>, request: Request<B>) -> Response<ResponseBody>
+    ///
+    /// Not an `async fn`, which would keep the request beside the parts that it is taken into: each call has this in memory.
+    pub(super) fn call<B>(self: Arc<Self>, request: Request<B>) -> impl Future<Output = Response<ResponseBody>> + Send
     where
         B: Body + Send + Unpin + 'static,
         B::Data: Send,
@@ -209,21 +219,18 @@ impl Inner {
     {
         let (mut head, body) = request.into_parts();
         let form = ReplyForm::of(&head.headers);
-        let mut passed = Passed::default();
-        let mut response = match self.attempts(&mut head, body, form, &mut passed).await {
-            Ok(response) => response,
-            Err(cause) => self.failed(cause, form).await,
-        };
-        if let Err(cause) = passed.response(&mut head, form, &mut response) {
-            response = self.failed(cause, form).await;
+        async move {
+            let mut passed = Passed::default();
+            let attempts = self.attempts(&mut head, body, form, &mut passed);
+            let mut response = attempts.or_else(out_of_turn).await.unwrap_or_else(|cause| self.failed(cause, form));
+            if let Err(cause) = passed.response(&mut head, form, &mut response) {
+                response = self.failed(cause, form);
+            }
+            response
         }
-        response
     }
 
-    async fn failed(&self, cause: Cause, form: ReplyForm) -> Response<ResponseBody> {
-        // A caller that tries again at once must not keep the workers from running: nothing on the way to a failure has
-        // to wait for anything.
-        consume_budget().await;
+    fn failed(&self, cause: Cause, form: ReplyForm) -> Response<ResponseBody> {
         MeshError::new(cause, Arc::clone(&self.node)).into_response(form)
     }
 
@@ -255,6 +262,8 @@ impl Inner {
             if let Some(chain) = routed.filters.as_ref().filter(|_| !passed.has_begun()) {
                 let mut request = FilterRequest::new(head, form, Some(routed.backends.cluster()));
                 if let Some(reply) = time.within(passed.request(chain, &mut request)).await?? {
+                    // As for a failure.
+                    consume_budget().await;
                     return Ok(reply.into_response(form).map(ResponseBody::local));
                 }
             }
