@@ -20,6 +20,7 @@ mod csds;
 pub mod decode;
 mod dns;
 mod in_process;
+mod later;
 pub mod load;
 mod log;
 mod name;

@@ -5,6 +5,7 @@
 //! there and wrong is an error at once. It does NOT watch the file afterwards: a bootstrap is read once.
 
 use super::{Bootstrap, BootstrapError, ServerAddress};
+use crate::later::later;
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
@@ -43,7 +44,7 @@ impl Bootstrap {
         }
         let Some(json) = set(INLINE_VAR) else { return Err(BootstrapError::NotConfigured) };
         let bootstrap = Self::parse(&json.to_string_lossy())?;
-        bootstrap.wait_for_socket(Instant::now() + wait).await;
+        bootstrap.wait_for_socket(later(Instant::now(), wait)).await;
         Ok(bootstrap)
     }
 
@@ -53,7 +54,7 @@ impl Bootstrap {
     /// [`BootstrapError::Missing`], [`BootstrapError::Unreadable`] or [`BootstrapError::Invalid`].
     pub async fn from_file(path: impl Into<PathBuf>, wait: Duration) -> Result<Self, BootstrapError> {
         let path = path.into();
-        let deadline = Instant::now() + wait;
+        let deadline = later(Instant::now(), wait);
         let bootstrap = Self::parse(&read_when_there(&path, wait, deadline).await?)?;
         bootstrap.wait_for_socket(deadline).await;
         Ok(bootstrap)

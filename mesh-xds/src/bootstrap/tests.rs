@@ -221,6 +221,7 @@ async fn a_file_that_appears_late_is_waited_for_and_a_malformed_one_is_not() {
     std::fs::write(&path, "{").unwrap();
     let before = tokio::time::Instant::now();
     assert!(matches!(Bootstrap::from_file(&path, wait).await, Err(BootstrapError::Invalid(_))));
+    assert!(matches!(Bootstrap::from_file(&path, Duration::MAX).await, Err(BootstrapError::Invalid(_))));
     assert_eq!(before.elapsed(), Duration::ZERO);
     std::fs::remove_dir_all(&dir).unwrap();
 }

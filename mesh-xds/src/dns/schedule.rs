@@ -9,7 +9,7 @@
 //!
 //! It does NOT keep answers.
 
-use crate::resource::DnsName;
+use crate::{later::later, resource::DnsName};
 use rustc_hash::FxHashMap;
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
@@ -85,7 +85,7 @@ impl Schedule {
         let ttl = ttl.filter(|_| refresh.respect_ttl).map(|ttl| ttl.max(MIN_TTL));
         self.wait(name, |state| {
             (state.failures, state.answered) = (0, Some(now));
-            ttl.or(refresh.interval).map(|interval| now + interval)
+            ttl.or(refresh.interval).map(|interval| later(now, interval))
         })
     }
 
@@ -171,6 +171,8 @@ mod tests {
             (Some(5), true, None, Some(5)),
             (None, false, None, None),
             (None, true, Some(9), Some(9)),
+            // So long is never: a year.
+            (None, true, Some(u64::MAX), Some(86_400 * 365)),
         ] {
             let name = name(interval, respects);
             let mut schedule = looking(&name, now);

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     ads::{Again, Backoff, Dialer, describe, node_message},
+    later::later,
     resource::LocalityId,
 };
 use envoy_types::pb::{
@@ -162,7 +163,7 @@ async fn write(
         let settings = wanted.borrow_and_update().clone();
         let tick = async {
             match &settings {
-                Some(settings) => sleep_until(last + settings.interval).await,
+                Some(settings) => sleep_until(later(last, settings.interval)).await,
                 // "wait for the response": nothing is said before.
                 None => std::future::pending().await,
             }

@@ -11,7 +11,7 @@
 //! share this, since what is wanted and what is missing do not depend on how it is said. It does NOT say anything: `sotw`
 //! and `delta` do.
 
-use crate::resource::Kind;
+use crate::{later::later, resource::Kind};
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -231,7 +231,7 @@ impl Timers {
     }
 
     fn start(&mut self, now: Instant, kind: Kind, batch: u64) -> Instant {
-        let deadline = now + self.timeout;
+        let deadline = later(now, self.timeout);
         self.deadlines.insert((deadline, kind, batch));
         deadline
     }
