@@ -99,7 +99,7 @@ impl ResponseBody {
 
     /// That of a response which is nothing but its head: trailers-only, the head is the trailers, and the attempt has seen it.
     pub(crate) fn whole(head: &response::Parts, finish: &Finish) -> Self {
-        finish.count_success(&head.headers);
+        finish.ended(&head.headers);
         Self::empty()
     }
 }
@@ -115,12 +115,10 @@ impl MeshError {
 }
 
 impl Finish {
-    /// Lets the channel retry more freely.
-    fn count_success(&self, trailers: &HeaderMap) {
-        if let Some(throttle) = &self.throttle
-            && trailers.get("grpc-status").is_some_and(|status| status.as_bytes() == b"0")
-        {
-            throttle.succeeded();
+    /// A success lets the channel retry more freely.
+    fn ended(&self, trailers: &HeaderMap) {
+        if let Some(throttle) = &self.throttle {
+            throttle.ended(trailers);
         }
     }
 }
@@ -189,7 +187,7 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     live.finish.attempt.trailers(trailers);
-                    live.finish.count_success(trailers);
+                    live.finish.ended(trailers);
                 }
                 Some(Ok(frame))
             }

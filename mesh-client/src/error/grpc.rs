@@ -2,7 +2,7 @@
 //!
 //! Which failure has which code is NOT decided here.
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 pub(super) const CANCELLED: u8 = 1;
 const UNKNOWN: u8 = 2;
@@ -56,9 +56,12 @@ pub(crate) fn code_of_reset(code: u32) -> u8 {
     }
 }
 
+/// Where a gRPC status stands. A name like this is looked up without being parsed.
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// A gRPC status as headers or trailers.
 pub(crate) fn write_grpc_status(headers: &mut HeaderMap, code: u8, message: &[u8]) {
-    headers.insert("grpc-status", HeaderValue::from(u16::from(code)));
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
     if let Ok(message) = HeaderValue::try_from(percent_encode(message)) {
         headers.insert("grpc-message", message);
     }

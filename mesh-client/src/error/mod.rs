@@ -5,7 +5,7 @@
 
 mod grpc;
 
-pub(crate) use grpc::{code_of_reset, grpc_code_of, http_status_of, write_grpc_status};
+pub(crate) use grpc::{GRPC_STATUS, code_of_reset, grpc_code_of, http_status_of, write_grpc_status};
 
 use crate::endpoint::SendFailure;
 use http::{HeaderMap, StatusCode, header};

@@ -8,10 +8,8 @@
 //! Each part of a response may have more to say; whoever stops to listen has the last that was said. Who counts it, and when
 //! a call is over, is NOT known here.
 
-use crate::error::{ReplyForm, http_status_of};
+use crate::error::{GRPC_STATUS, ReplyForm, http_status_of};
 use http::{HeaderMap, HeaderValue, StatusCode};
-
-const GRPC_STATUS: &str = "grpc-status";
 
 /// How a call that reached a host ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +79,7 @@ impl Course {
 
     /// The response's head is here.
     pub(crate) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
-        match (self.form, headers.get(GRPC_STATUS)) {
+        match (self.form, headers.get(&GRPC_STATUS)) {
             (ReplyForm::Http, _) => self.ending = Some(Ending::of_http(status)),
             // Trailers-only, or on the way to be.
             (ReplyForm::Grpc, Some(status)) => self.ending = Some(Ending::of_grpc(status)),
@@ -93,7 +91,7 @@ impl Course {
 
     /// The trailers are here, and with them the end.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
-        match (self.form, trailers.get(GRPC_STATUS)) {
+        match (self.form, trailers.get(&GRPC_STATUS)) {
             (ReplyForm::Grpc, Some(status)) => self.ending = Some(Ending::of_grpc(status)),
             _ => self.over(),
         }

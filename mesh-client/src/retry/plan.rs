@@ -5,7 +5,7 @@
 
 use super::backoff;
 use crate::{
-    error::{ReplyForm, grpc_code_of},
+    error::{GRPC_STATUS, ReplyForm, grpc_code_of},
     route::RequestHead,
 };
 use http::{HeaderMap, HeaderName, StatusCode, response};
@@ -15,7 +15,6 @@ use std::{borrow::Cow, num::NonZeroU32, sync::Arc, time::Duration};
 /// "Values of maxAttempts > 5 act as 5" (A6).
 const MAX_GRPC_ATTEMPTS: u32 = 5;
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// A route's policy, for calls of both kinds. Cheap to clone.

@@ -2,6 +2,7 @@
 //!
 //! xDS has no field for it: a channel's builder says it, as a service config would. It does NOT limit calls.
 
+use crate::error::GRPC_STATUS;
 use http::HeaderMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -51,14 +52,14 @@ impl Throttle {
     }
 
     /// A call ended with these trailers, or with a head in their place.
-    pub(super) fn ended(&self, trailers: &HeaderMap) {
-        if trailers.get("grpc-status").is_some_and(|status| status.as_bytes() == b"0") {
+    pub(crate) fn ended(&self, trailers: &HeaderMap) {
+        if trailers.get(&GRPC_STATUS).is_some_and(|status| status.as_bytes() == b"0") {
             self.succeeded();
         }
     }
 
     /// A call succeeded.
-    pub(crate) fn succeeded(&self) {
+    pub(super) fn succeeded(&self) {
         if self.tokens.load(Ordering::Relaxed) < self.config.max_tokens {
             let earned = |tokens: u32| Some(tokens.saturating_add(self.config.token_ratio).min(self.config.max_tokens));
             let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
