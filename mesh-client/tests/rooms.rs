@@ -155,10 +155,11 @@ const ROOMS: &[Room] = &[
 ];
 
 /// What puts the rooms together, and so may name everything in the crate.
-const FRONT: [&str; 10] = [
+const FRONT: [&str; 11] = [
     "apply.rs",
     "builder.rs",
     "channel/mod.rs",
+    "channel/routing.rs",
     "channel/shared.rs",
     "channel/stack.rs",
     "http_client.rs",

@@ -3,6 +3,7 @@
 //! What a call does stands in `stack.rs`, what calls and the apply task share in `shared.rs`. A channel is always ready:
 //! there is no queue in front of a call.
 
+mod routing;
 mod shared;
 mod stack;
 
