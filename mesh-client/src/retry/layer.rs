@@ -3,25 +3,26 @@
 //! What a service's error means is not known here: it is taken for a broken connection. Endpoints are not known either, so
 //! that a policy's hosts and priorities have no effect, nor has its `per_try_idle_timeout`.
 
-use super::{Failure, Plan, Retries, RetryThrottling, Throttle, Verdict};
+use super::{
+    Failure, Plan, Retries, RetryThrottling, Throttle, Verdict,
+    body::{ReplayBody, RetryBody},
+};
 use crate::{
     deadline::{CallTime, Deadline, until},
     error::{Cause, ReplyForm},
     reply::{Refused, Reply, ReplyBody},
     route::RequestHead,
-    upload::{BodyFailed, Lent, LentBody, Upload, lend},
+    upload::{Lent, Upload, lend},
 };
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, request};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use mesh_xds::resource::RetryPolicy;
-use pin_project_lite::pin_project;
 use std::{
     error::Error,
     fmt, mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
@@ -254,7 +255,7 @@ impl RetryLayer {
         time.tell(&mut head.headers, limit);
         let (loan, body) = lend(upload);
         let mut per_try = limit.map(|limit| Deadline::new(Instant::now(), limit));
-        let attempt = inner.call(Request::from_parts(head.clone(), ReplayBody(body)));
+        let attempt = inner.call(Request::from_parts(head.clone(), ReplayBody::new(body)));
         let too_long = |after| Ended::Failed(Failure::TryTimeout, TryTimeoutElapsed { after }.into());
         let ended = match time.within(until(&mut per_try, attempt)).await? {
             Ok(Ok(response)) => return Ok((Ended::Answered(response), loan.settle())),
@@ -307,7 +308,7 @@ impl RetryLayer {
             // Trailers-only: the head is the trailers.
             throttle.ended(response.headers());
         }
-        response.map(|inner| RetryBody { inner, throttle })
+        response.map(|body| RetryBody::new(body, throttle))
     }
 
     fn may_retry(&self, form: ReplyForm) -> bool {
@@ -334,70 +335,6 @@ impl<R> Future for RetryFuture<R> {
 impl<R> fmt::Debug for RetryFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryFuture").finish_non_exhaustive()
-    }
-}
-
-// === RetryBody ===
-
-pin_project! {
-    /// The body of a response: the service's. Whether a gRPC call succeeded is known at its end.
-    #[derive(Debug)]
-    pub struct RetryBody<R> {
-        #[pin]
-        inner: R,
-        // Of a gRPC call, where there is throttling.
-        throttle: Option<Arc<Throttle>>,
-    }
-}
-
-impl<R: Body> Body for RetryBody<R> {
-    type Data = R::Data;
-    type Error = R::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-            && let Some(throttle) = this.throttle.take()
-        {
-            throttle.ended(trailers);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-// === ReplayBody ===
-
-/// A request body that may be sent again.
-#[derive(Debug)]
-pub struct ReplayBody<B>(LentBody<B>);
-
-impl<B> Body for ReplayBody<B>
-where
-    B: Body<Error: fmt::Display> + Unpin,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.0).poll_frame(cx).map_err(|error: BodyFailed| error.into())
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
     }
 }
 

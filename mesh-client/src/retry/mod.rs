@@ -15,13 +15,15 @@
 //! NOT hold bodies, look at endpoints, sleep, or know the call's deadline; `layer.rs` does, for services of a user's own.
 
 mod backoff;
+mod body;
 mod layer;
 mod plan;
 #[cfg(test)]
 mod tests;
 mod throttle;
 
-pub use layer::{ReplayBody, Retry, RetryBody, RetryFuture, RetryLayer, TryTimeoutElapsed};
+pub use body::{ReplayBody, RetryBody};
+pub use layer::{Retry, RetryFuture, RetryLayer, TryTimeoutElapsed};
 /// Of which responses, and which requests, a policy speaks.
 pub use mesh_xds::resource::{FullRegex, HeaderField, HeaderMatch, HeaderValueMatch, PseudoHeader, StringMatch};
 pub use mesh_xds::resource::{RateLimitedBackOff, ResetFormat, ResetHeader, RetryCondition, RetryOn, RetryPolicy};
