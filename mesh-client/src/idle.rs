@@ -120,6 +120,6 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_work_may_pause() {
-        assert_eq!(until::<Idle, _>(&mut None, sleep(LIMIT * 1000)).await, Ok(()));
+        assert_eq!(until(&mut None::<Idle>, sleep(LIMIT * 1000)).await, Ok(()));
     }
 }

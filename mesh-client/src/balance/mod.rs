@@ -213,13 +213,12 @@ impl ReadyPicker {
             let elsewhere = pick_elsewhere(from.iter().chain(before), breaker, tried, draw);
             return elsewhere.map_or(Picked::Wait, |slot| Picked::Slot(slot.admitted(permit)));
         }
-        for locality in from.iter().chain(before) {
-            if let Some(slot) = locality.pick(breaker, draw) {
-                return Picked::Slot(slot.admitted(permit));
-            }
+        let slot = from.iter().find_map(|locality| locality.pick(breaker, draw));
+        match slot.or_else(|| before.iter().find_map(|locality| locality.pick(breaker, draw))) {
+            Some(slot) => Picked::Slot(slot.admitted(permit)),
+            // Whoever waits gives its permit back.
+            None => Picked::Wait,
         }
-        // Whoever waits gives its permit back.
-        Picked::Wait
     }
 
     fn by_weight(&self, draw: &mut impl FnMut(u32) -> u32) -> usize {

@@ -61,11 +61,13 @@ impl Inner {
         }
     }
 
-    /// Routes, and waits for the first table if need be: until the control plane fails, or the time is up.
-    pub(super) async fn route(&self, head: &request::Parts, form: ReplyForm, waits: bool) -> Result<Routed, Cause> {
-        if let Some(routed) = self.try_route(head, form, waits) {
-            return routed;
-        }
+    /// Waits for the first table, until the control plane fails or the time is up, and routes by it.
+    pub(super) async fn route_later(
+        &self,
+        head: &request::Parts,
+        form: ReplyForm,
+        waits: bool,
+    ) -> Result<Routed, Cause> {
         let routed = self.shared.wakeups.wait_unless(|| self.try_route(head, form, waits));
         if waits {
             return routed.await;

@@ -20,7 +20,7 @@ use crate::{
     balance::Tried,
     call::{CallAuthority, Finish, ResponseBody, WaitForReady},
     cluster::NoPick,
-    deadline::{CallTime, until},
+    deadline::{CallTime, Passed as Limit},
     endpoint::{RecvBody, Rest, SendFailure, Slot},
     error::{self, Cause, MeshError, ReplyForm},
     filter::{FilterRequest, Passed},
@@ -29,7 +29,6 @@ use crate::{
     retry::{Failure, Plan, Retries, Verdict, is_unwanted, time_of_day},
     upload::Upload,
 };
-use futures_util::TryFutureExt;
 use http::{
     HeaderValue, Method, Request, Response, Uri,
     header::{self, HeaderName},
@@ -98,13 +97,6 @@ struct Answer<B> {
 
 // === Call ===
 
-/// A caller that tries again at once must not keep the workers from running: nothing on the way to a failure has to wait for
-/// anything.
-async fn out_of_turn<T>(cause: Cause) -> Result<T, Cause> {
-    consume_budget().await;
-    Err(cause)
-}
-
 impl Inner {
     /// The whole client path.
     ///
@@ -118,9 +110,12 @@ impl Inner {
         let (mut head, body) = request.into_parts();
         let form = ReplyForm::of(&head.headers);
         async move {
+            // A caller that calls again at once must not keep the workers from running: nothing on the way to a failure, or to
+            // a filter's answer, has to wait for anything.
+            consume_budget().await;
             let mut passed = Passed::default();
-            let attempts = self.attempts(&mut head, body, form, &mut passed);
-            let mut response = attempts.or_else(out_of_turn).await.unwrap_or_else(|cause| self.failed(cause, form));
+            let answered = self.attempts(&mut head, body, form, &mut passed).await;
+            let mut response = answered.unwrap_or_else(|cause| self.failed(cause, form));
             if let Err(cause) = passed.response(&mut head, form, &mut response) {
                 response = self.failed(cause, form);
             }
@@ -150,9 +145,15 @@ impl Inner {
         self.address(head, form)?;
         let mut upload = Some(Upload::new(body, REPLAY_CAP));
         let (mut retries, mut tried, mut permit) = (Retries::default(), Tried::default(), None);
-        loop {
-            let routed = time.within(self.route(head, form, waits)).await;
-            let routed = routed.map_err(|late| late.waiting_for(|| self.shared.missing()))??;
+        let ended = 'call: loop {
+            let routed = match self.try_route(head, form, waits) {
+                Some(routed) => routed?,
+                None => {
+                    time.starts();
+                    let routed = time.within(self.route_later(head, form, waits)).await;
+                    routed.map_err(|late| late.waiting_for(|| self.shared.missing()))??
+                }
+            };
             time.obey(&routed.limits, routed.idle_timeout, &mut upload);
             if let (Some(upload), Some(_)) = (&mut upload, &routed.retry) {
                 upload.keep(POLICY_REPLAY_CAP);
@@ -160,14 +161,19 @@ impl Inner {
             if let Some(chain) = routed.filters.as_ref().filter(|_| !passed.has_begun()) {
                 let mut request = FilterRequest::new(head, form, Some(routed.backends.cluster()));
                 if let Some(reply) = time.within(passed.request(chain, &mut request)).await?? {
-                    // As for a failure.
-                    consume_budget().await;
                     return Ok(reply.into_response(form).map(ResponseBody::local));
                 }
             }
             loop {
-                let picked = time.within(routed.pick(waits, &mut tried)).await;
-                let mut ended = match picked.map_err(|late| late.waiting_for(|| routed.backends.missing(&tried)))? {
+                let picked = match routed.backends.pick_at_once(waits, &tried) {
+                    Some(picked) => picked,
+                    None => {
+                        time.starts();
+                        let picked = time.within(routed.pick(waits, &mut tried)).await;
+                        picked.map_err(|late| late.waiting_for(|| routed.backends.missing(&tried)))?
+                    }
+                };
+                let mut ended = match picked {
                     Ok(slot) => {
                         if let Some(plan) = &routed.retry {
                             tried.add(&slot, plan.avoids_previous_hosts(), plan.avoids_previous_priorities());
@@ -190,21 +196,21 @@ impl Inner {
                         drop(permit.take());
                         permit = routed.backends.retry_permit(form);
                         if permit.is_none() {
-                            return self.finish(ended, time, form);
+                            break 'call ended;
                         }
                         Some(backoff)
                     }
                     Verdict::Spent => {
                         self.may_retry(form);
-                        return self.finish(ended, time, form);
+                        break 'call ended;
                     }
-                    _ => return self.finish(ended, time, form),
+                    _ => break 'call ended,
                 };
                 if let Some(rest) = ended.take_rest() {
                     upload = rest.take_back();
                 }
                 // Gone if more than its cap has been sent just now.
-                let Some(again) = &mut upload else { return self.finish(ended, time, form) };
+                let Some(again) = &mut upload else { break 'call ended };
                 again.rewind();
                 if backoff.is_some() {
                     tried.failed();
@@ -219,7 +225,8 @@ impl Inner {
                     }
                 }
             }
-        }
+        };
+        self.finish(ended, time, form)
     }
 
     /// One attempt, until its response headers.
@@ -249,33 +256,28 @@ impl Inner {
         let mut idle = time.pauses_of_attempt(routed.retry.as_ref().and_then(Plan::per_try_idle_timeout), upload);
         time.tell(&mut head.headers, limit);
         time.set_taken(true);
-        let sent = time.within(until(&mut per_try, until(&mut idle, slot.send(head, upload)))).await;
+        let sent = time.within_attempt(&mut per_try, &mut idle, slot.send(head, upload)).await;
         let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
-        let sent = sent.map_err(|late| {
-            attempt.timed_out();
-            late.at(|| (cluster(), peer))
-        })?;
-        Ok(match sent {
-            Ok(Ok(Ok((head, body, rest)))) => {
+        let passed = match sent {
+            Ok(Ok((head, body, rest))) => {
                 let is_whole = body.is_end_stream();
                 attempt.head(&head, is_whole);
                 time.touch();
-                Ended::Answered(Answer { head, body, is_whole, rest, slot, attempt, idle })
+                return Ok(Ended::Answered(Answer { head, body, is_whole, rest, slot, attempt, idle }));
             }
-            Ok(Err(after)) => {
-                attempt.timed_out();
-                let cause = Cause::IdleTimeout { after, endpoint: Some((cluster(), peer)) };
-                Ended::Failed(Some(Failure::TryTimeout), cause)
-            }
-            Ok(Ok(Err(failure))) => {
+            Ok(Err(failure)) => {
                 attempt.failed(&failure);
-                Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer))
+                return Ok(Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer)));
             }
-            Err(after) => {
-                attempt.timed_out();
-                Ended::Failed(Some(Failure::TryTimeout), Cause::TryTimeout { cluster: cluster(), peer, after })
-            }
-        })
+            Err(passed) => passed,
+        };
+        attempt.timed_out();
+        let cause = match passed {
+            Limit::Call(late) => return Err(late.at(|| (cluster(), peer))),
+            Limit::Attempt(after) => Cause::TryTimeout { cluster: cluster(), peer, after },
+            Limit::Pause(after) => Cause::IdleTimeout { after, endpoint: Some((cluster(), peer)) },
+        };
+        Ok(Ended::Failed(Some(Failure::TryTimeout), cause))
     }
 
     /// What follows from an attempt.
@@ -287,14 +289,14 @@ impl Inner {
         form: ReplyForm,
         ended: &Ended<B>,
     ) -> Verdict {
-        let request = self.request_head(head, form);
+        let request = || self.request_head(head, form);
         match (ended, &routed.retry) {
             (Ended::Answered(answer), Some(plan)) => {
                 let answer = (&answer.head, answer.is_whole);
-                retries.answered(plan, form, answer, &request, fastrand::f64, time_of_day)
+                retries.answered(plan, form, answer, &request(), fastrand::f64, time_of_day)
             }
             (Ended::Failed(Some(failure), _), plan) => {
-                retries.failed(plan.as_ref(), form, *failure, &request, fastrand::f64)
+                retries.failed(plan.as_ref(), form, *failure, &request(), fastrand::f64)
             }
             (Ended::Answered(Answer { head, is_whole: true, .. }), None)
                 if form == ReplyForm::Grpc && self.options.retries && is_unwanted(&head.headers) =>
@@ -323,7 +325,10 @@ impl Inner {
                 }
                 let (deadline, call_idle) = time.into_rest();
                 // Now that something moves, both begin with it: the shorter one is first.
-                let idle = idle.into_iter().chain(call_idle).min_by_key(Idle::limit);
+                let idle = match (idle, call_idle) {
+                    (Some(attempt), Some(call)) if call.limit() < attempt.limit() => Some(call),
+                    (attempt, call) => attempt.or(call),
+                };
                 let throttle = self.options.retry_throttle.clone().filter(|_| form == ReplyForm::Grpc);
                 let finish = Finish { slot, attempt, deadline, idle, throttle, form, node: Arc::clone(&self.node) };
                 let body =

@@ -218,6 +218,15 @@ impl Backends {
         &self.cluster
     }
 
+    /// As [`pick`](Self::pick) where there is nothing to wait for: nearly always. `None` if there is.
+    pub(crate) fn pick_at_once(&self, waits_for_ready: bool, tried: &Tried) -> Option<Result<Slot, NoPick>> {
+        if self.wakeups.waiting() > 0 {
+            return None;
+        }
+        let picked = self.try_pick(waits_for_ready, tried)?;
+        Some(picked.and_then(|slot| if slot.dials() { Ok(slot.waiting(self.wait_permit()?)) } else { Ok(slot) }))
+    }
+
     /// A stream of a READY connection, if possible of an endpoint and a priority that were not tried; waits while connections
     /// are being made, and while all are taken.
     pub(crate) async fn pick(&self, waits_for_ready: bool, tried: &Tried) -> Result<Slot, NoPick> {

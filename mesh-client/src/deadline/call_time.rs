@@ -2,7 +2,11 @@
 //!
 //! It does NOT know attempts: theirs is part of the call's.
 
-use super::{Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit, own_limit, timer::Until, until};
+use super::{
+    Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit, own_limit,
+    timer::{Limit, Until},
+    until,
+};
 use crate::{
     error::{Cause, ReplyForm},
     idle::Idle,
@@ -10,10 +14,8 @@ use crate::{
 };
 use http::HeaderMap;
 use http_body::Body;
-use pin_project_lite::pin_project;
 use std::{
     fmt,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -22,7 +24,8 @@ use tokio::time::Instant;
 /// The time of one call.
 #[derive(Debug)]
 pub(crate) struct CallTime {
-    started: Instant,
+    /// `None` as long as nobody had to wait, and nobody asks.
+    started: Option<Instant>,
     form: ReplyForm,
     /// The application's own limit.
     own: Option<Duration>,
@@ -37,10 +40,20 @@ pub(crate) struct CallTime {
 impl CallTime {
     /// Until a route adds its own limit, the caller's holds: it covers the wait for configuration, too.
     pub(crate) fn begin(form: ReplyForm, headers: &HeaderMap) -> Self {
-        let started = Instant::now();
         let own = if form == ReplyForm::Grpc { own_limit(headers) } else { None };
-        let deadline = own.map(|limit| Deadline::new(started, limit));
-        Self { started, form, own, told: own, deadline, idle: None, activity: None }
+        let mut time = Self { started: None, form, own, told: own, deadline: None, idle: None, activity: None };
+        time.deadline = own.map(|limit| Deadline::new(time.started(), limit));
+        time
+    }
+
+    /// When it began. A call that has no limit and does not wait reads no clock.
+    fn started(&mut self) -> Instant {
+        *self.started.get_or_insert_with(Instant::now)
+    }
+
+    /// The call has to wait, while it is not known yet which limits it has.
+    pub(crate) fn starts(&mut self) {
+        self.started();
     }
 
     /// From now on, what this route says. What it says of time counts from the call's start.
@@ -54,7 +67,8 @@ impl CallTime {
             ReplyForm::Http => (limits.http_stream(), limits.http()),
         };
         if (whole, after_request) != self.deadline.as_ref().map_or((None, None), Deadline::limits) {
-            self.deadline = self.deadline(self.started, whole, after_request, upload);
+            let started = self.started();
+            self.deadline = self.deadline(started, whole, after_request, upload);
         }
         if idle_timeout != self.idle.as_ref().map(Idle::limit) {
             self.idle = idle_timeout.map(|limit| Idle::new(limit, self.activity(upload)));
@@ -137,9 +151,24 @@ impl CallTime {
     }
 
     /// Runs `work` as long as there is time.
-    pub(crate) fn within<F: Future>(&mut self, work: F) -> Within<'_, F> {
+    pub(crate) fn within<F: Future>(&mut self, work: F) -> Until<OfCall<'_>, F> {
+        until(self.limits(), work)
+    }
+
+    /// The same for an attempt, which has limits of its own: [`of_attempt`](Self::of_attempt) and
+    /// [`pauses_of_attempt`](Self::pauses_of_attempt).
+    pub(crate) fn within_attempt<'a, F: Future>(
+        &'a mut self,
+        limit: &'a mut Option<Deadline>,
+        idle: &'a mut Option<Idle>,
+        work: F,
+    ) -> Until<OfAttempt<'a>, F> {
+        until(OfAttempt { call: self.limits(), limit, idle }, work)
+    }
+
+    fn limits(&mut self) -> OfCall<'_> {
         let late = Late { form: self.form, request: &self.activity };
-        Within { work: until(&mut self.deadline, until(&mut self.idle, work)), late }
+        OfCall { deadline: &mut self.deadline, idle: &mut self.idle, late }
     }
 
     /// Fails once no time is left. A clock is read only if somebody had to wait.
@@ -156,7 +185,10 @@ impl CallTime {
         if self.form == ReplyForm::Http {
             return;
         }
-        let left = self.deadline.as_ref().and_then(Deadline::to_tell).into_iter().chain(attempt).min();
+        let left = match (self.deadline.as_ref().and_then(Deadline::to_tell), attempt) {
+            (Some(call), Some(attempt)) => Some(call.min(attempt)),
+            (call, attempt) => call.or(attempt),
+        };
         if left == self.told {
             return;
         }
@@ -173,27 +205,56 @@ impl CallTime {
     }
 }
 
-// === Within ===
+// === Limits at work ===
 
-pin_project! {
-    /// Made by [`CallTime::within`].
-    pub(crate) struct Within<'a, F> {
-        #[pin]
-        work: Until<'a, Deadline, Until<'a, Idle, F>>,
-        late: Late<'a>,
+/// The time that a call has.
+pub(crate) struct OfCall<'a> {
+    deadline: &'a mut Option<Deadline>,
+    idle: &'a mut Option<Idle>,
+    late: Late<'a>,
+}
+
+impl Limit for OfCall<'_> {
+    type Passed = Cause;
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
+        if let Poll::Ready(after) = self.idle.poll(cx) {
+            return Poll::Ready(self.late.cause(Cause::IdleTimeout { after, endpoint: None }, after));
+        }
+        let after = ready!(self.deadline.poll(cx));
+        Poll::Ready(self.late.cause(Cause::DeadlineExceeded { after, waiting_for: None }, after))
     }
 }
 
-impl<F: Future> Future for Within<'_, F> {
-    type Output = Result<F::Output, Cause>;
+/// The time that an attempt has, and its call.
+pub(crate) struct OfAttempt<'a> {
+    call: OfCall<'a>,
+    limit: &'a mut Option<Deadline>,
+    idle: &'a mut Option<Idle>,
+}
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        Poll::Ready(match ready!(this.work.poll(cx)) {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(after)) => Err(this.late.cause(Cause::IdleTimeout { after, endpoint: None }, after)),
-            Err(after) => Err(this.late.cause(Cause::DeadlineExceeded { after, waiting_for: None }, after)),
-        })
+/// What has passed before an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Passed {
+    /// The call's own time.
+    Call(Cause),
+    /// `per_try_timeout`.
+    Attempt(Duration),
+    /// `per_try_idle_timeout`.
+    Pause(Duration),
+}
+
+impl Limit for OfAttempt<'_> {
+    type Passed = Passed;
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Passed> {
+        if let Poll::Ready(after) = self.idle.poll(cx) {
+            return Poll::Ready(Passed::Pause(after));
+        }
+        if let Poll::Ready(after) = self.limit.poll(cx) {
+            return Poll::Ready(Passed::Attempt(after));
+        }
+        self.call.poll(cx).map(Passed::Call)
     }
 }
 

@@ -10,7 +10,7 @@ mod call_time;
 mod layer;
 mod timer;
 
-pub(crate) use call_time::CallTime;
+pub(crate) use call_time::{CallTime, Passed};
 pub use layer::{Timeout, TimeoutBody, TimeoutFuture, TimeoutLayer, Timeouts};
 pub(crate) use timer::{Deadline, until};
 

@@ -108,43 +108,50 @@ impl Running {
     }
 }
 
-/// Runs `work` until the limit passes, if there is one. `Err` has the limit.
+/// Runs `work` until the limit passes, if there is one. `Err` says which.
 ///
 /// Not an `async fn`: that keeps its argument beside the future that it becomes, and a few of them around each other make a
 /// call many times as large.
-pub(crate) fn until<L: Limit, F: Future>(limit: &mut Option<L>, work: F) -> Until<'_, L, F> {
+pub(crate) fn until<L: Limit, F: Future>(limit: L, work: F) -> Until<L, F> {
     Until { limit, work }
 }
 
 /// What may pass while something is done.
 pub(crate) trait Limit {
-    /// Ready, with the limit, once it has passed.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration>;
+    /// What is said of it then.
+    type Passed;
+
+    /// Ready once it has passed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Self::Passed>;
 }
 
-impl Limit for Deadline {
+impl Limit for &mut Option<Deadline> {
+    type Passed = Duration;
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        Self::poll(self, cx)
+        self.as_mut().map_or(Poll::Pending, |deadline| deadline.poll(cx))
     }
 }
 
-impl Limit for Idle {
+impl Limit for &mut Option<Idle> {
+    type Passed = Duration;
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        Self::poll(self, cx)
+        self.as_mut().map_or(Poll::Pending, |idle| idle.poll(cx))
     }
 }
 
 pin_project! {
     /// Made by [`until`].
-    pub(crate) struct Until<'a, L, F> {
-        limit: &'a mut Option<L>,
+    pub(crate) struct Until<L, F> {
+        limit: L,
         #[pin]
         work: F,
     }
 }
 
-impl<L: Limit, F: Future> Future for Until<'_, L, F> {
-    type Output = Result<F::Output, Duration>;
+impl<L: Limit, F: Future> Future for Until<L, F> {
+    type Output = Result<F::Output, L::Passed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -152,10 +159,7 @@ impl<L: Limit, F: Future> Future for Until<'_, L, F> {
         if let Poll::Ready(done) = this.work.poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        match this.limit {
-            Some(limit) => limit.poll(cx).map(Err),
-            None => Poll::Pending,
-        }
+        this.limit.poll(cx).map(Err)
     }
 }
 
