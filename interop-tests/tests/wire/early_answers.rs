@@ -8,18 +8,31 @@ use http::Request;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use interop_tests::{
-    proto::testing::{StreamingInputCallRequest, test_service_client::TestServiceClient},
+    proto::testing::{StreamingInputCallRequest, StreamingInputCallResponse, test_service_client::TestServiceClient},
     raw::{RawConnection, RawServer, Seen},
 };
-use mesh_client::HttpVersion;
+use mesh_client::{HttpVersion, MeshChannel};
 use std::convert::Infallible;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::JoinHandle,
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{Response, Status};
 use tower_service::Service;
+
+const UNAVAILABLE: [(&str, &str); 2] = [("content-type", "application/grpc"), ("grpc-status", "14")];
+
+/// A call that streams its request, and where the messages come from.
+fn streaming(
+    channel: MeshChannel,
+) -> (mpsc::Sender<StreamingInputCallRequest>, JoinHandle<Result<Response<StreamingInputCallResponse>, Status>>) {
+    let (upload, messages) = mpsc::channel(1);
+    let mut client = TestServiceClient::new(channel);
+    (upload, tokio::spawn(async move { client.streaming_input_call(ReceiverStream::new(messages)).await }))
+}
 
 /// A message of a call that streams its request, of so many bytes on the wire.
 fn message() -> (StreamingInputCallRequest, usize) {
@@ -43,9 +56,7 @@ async fn bytes_of(connection: &mut RawConnection, stream: u32, wanted: usize) {
 async fn a_stream_that_is_refused_while_its_request_goes_on_is_repeated_with_what_was_sent() {
     let server = RawServer::start().await.expect("a free port");
     let (_mesh, channel) = to(server.address(), HttpVersion::Http2, "unavailable", 2);
-    let (upload, messages) = mpsc::channel(1);
-    let mut client = TestServiceClient::new(channel);
-    let call = tokio::spawn(async move { client.streaming_input_call(ReceiverStream::new(messages)).await });
+    let (upload, call) = streaming(channel);
     let mut connection = dialled(&server).await;
     let ((first, size), (second, _)) = (message(), message());
 
@@ -53,10 +64,7 @@ async fn a_stream_that_is_refused_while_its_request_goes_on_is_repeated_with_wha
     for _ in 0..2 {
         let refused = connection.request().await.expect("a call");
         bytes_of(&mut connection, refused, size).await;
-        connection
-            .trailers_only(refused, &[("content-type", "application/grpc"), ("grpc-status", "14")])
-            .await
-            .expect("open");
+        connection.trailers_only(refused, &UNAVAILABLE).await.expect("open");
     }
     let taken = connection.request().await.expect("the same call");
     bytes_of(&mut connection, taken, size).await;
@@ -76,16 +84,11 @@ async fn a_stream_that_is_refused_while_its_request_goes_on_is_repeated_with_wha
 async fn a_stream_that_is_refused_too_often_is_refused() {
     let server = RawServer::start().await.expect("a free port");
     let (_mesh, channel) = to(server.address(), HttpVersion::Http2, "unavailable", 1);
-    let (upload, messages) = mpsc::channel(1);
-    let mut client = TestServiceClient::new(channel);
-    let call = tokio::spawn(async move { client.streaming_input_call(ReceiverStream::new(messages)).await });
+    let (upload, call) = streaming(channel);
     let mut connection = dialled(&server).await;
     for _ in 0..2 {
         let refused = connection.request().await.expect("a call");
-        connection
-            .trailers_only(refused, &[("content-type", "application/grpc"), ("grpc-status", "14")])
-            .await
-            .expect("open");
+        connection.trailers_only(refused, &UNAVAILABLE).await.expect("open");
     }
     let code = within("the answer", call).await.expect("no panic").map(drop).map_err(|status| status.code());
     assert_eq!(code, Err(tonic::Code::Unavailable));

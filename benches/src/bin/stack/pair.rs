@@ -13,7 +13,7 @@ use crate::{
     process::{BoxError, Child, Peers},
     rounds,
     stacks::Stack,
-    statistics::{Median, median},
+    statistics::median,
 };
 use std::{array, time::Duration};
 
@@ -60,11 +60,11 @@ pub(crate) fn compare(options: &Options) -> Result<(), BoxError> {
     );
     println!("| stack | client CPU µs/call | allocations/call |\n| --- | --- | --- |");
     for (index, stack) in [first, second].into_iter().enumerate() {
-        let cpu = shown(pairs.iter().map(|pair| pair.0[index].cpu), 2);
-        let allocations = shown(pairs.iter().map(|pair| pair.0[index].allocations), 2);
+        let cpu = shown(pairs.iter().map(|pair| pair.0[index].cpu));
+        let allocations = shown(pairs.iter().map(|pair| pair.0[index].allocations));
         println!("| {} | {cpu} | {allocations} |", stack.name());
     }
-    let more = shown(pairs.iter().map(|pair| pair.1), 2);
+    let more = shown(pairs.iter().map(|pair| pair.1));
     let than = options.than.as_deref().map(|program| format!(" of {program}")).unwrap_or_default();
     println!("\n{}{than} costs {more} CPU µs a call more than {}.", second.name(), first.name());
     Ok(())
@@ -103,7 +103,6 @@ fn measure(clients: &mut [Child; 2]) -> Result<([Cost; 2], f64), BoxError> {
     Ok((costs, middle(more)))
 }
 
-fn shown(values: impl Iterator<Item = f64>, digits: usize) -> String {
-    let shown = |Median { value, low, high }| format!("{value:.digits$} [{low:.digits$}, {high:.digits$}]");
-    median(values.collect()).map(shown).unwrap_or_default()
+fn shown(values: impl Iterator<Item = f64>) -> String {
+    median(values.collect()).map(|median| median.to_string()).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use crate::{
     options::Options,
     rounds::{Measured, Metric, Round},
     stacks::Stack,
-    statistics::{Median, median},
+    statistics::median,
 };
 
 /// Prints everything.
@@ -59,7 +59,7 @@ fn ratios(options: &Options, measured: &Measured, against: Stack) {
             .rounds
             .iter()
             .filter_map(|round| Some(round.get(stack.name())?[&metric] / round.get(against.name())?[&metric]));
-        median(ratios.collect()).map(|Median { value, low, high }| format!("{value:.2} [{low:.2}, {high:.2}]"))
+        median(ratios.collect()).map(|median| median.to_string())
     });
 }
 
@@ -68,9 +68,7 @@ fn more(measured: &Measured, metric: Metric) -> String {
     let of = |round: &Round, stack: Stack| Some(round.get(stack.name())?[&metric]);
     let differences =
         measured.rounds.iter().filter_map(|round| Some(of(round, Stack::Mesh1Armed)? - of(round, Stack::Mesh1)?));
-    let shown =
-        median(differences.collect()).map(|Median { value, low, high }| format!("{value:.2} [{low:.2}, {high:.2}]"));
-    shown.unwrap_or_default()
+    median(differences.collect()).map(|median| median.to_string()).unwrap_or_default()
 }
 
 /// A line per stack, a column per metric; stacks without a value are left out.

@@ -2,6 +2,8 @@
 //!
 //! It does NOT know metrics.
 
+use std::fmt;
+
 /// The value at `rank` (0 to 1) of sorted values; 0 when there are none.
 pub(crate) fn percentile(sorted: &[u64], rank: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
@@ -14,6 +16,12 @@ pub(crate) struct Median {
     pub(crate) value: f64,
     pub(crate) low: f64,
     pub(crate) high: f64,
+}
+
+impl fmt::Display for Median {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} [{:.2}, {:.2}]", self.value, self.low, self.high)
+    }
 }
 
 /// The median of values, with its interval from order statistics; `None` when there are no values.
