@@ -80,7 +80,6 @@ pub(crate) struct Finish {
     /// Told of a success.
     pub(crate) throttle: Option<Arc<Throttle>>,
     pub(crate) form: ReplyForm,
-    pub(crate) node: Arc<str>,
 }
 
 impl ResponseBody {
@@ -193,7 +192,7 @@ impl Body for ResponseBody {
             }
             Some(Err(cause)) => {
                 live.finish.attempt.broken();
-                let error = MeshError::new(cause, Arc::clone(&live.finish.node));
+                let error = MeshError::new(cause, Arc::clone(live.finish.slot.node()));
                 Some(match live.finish.form {
                     ReplyForm::Grpc => Ok(Frame::trailers(error.into_trailers())),
                     ReplyForm::Http => Err(error),

@@ -306,6 +306,7 @@ impl Clusters {
             tasks: self.mesh.tasks.clone(),
             loads: self.mesh.xds.load_reports(),
             name_failures: self.mesh.xds.name_failures(),
+            node: self.mesh.xds.node_id().into(),
         };
         let cluster = Arc::new(Cluster::new(update.clone(), options));
         clusters.insert(key, Arc::downgrade(&cluster));

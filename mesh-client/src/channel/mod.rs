@@ -158,7 +158,7 @@ impl MeshChannel {
     pub fn destination(&self, head: &http::request::Parts) -> Option<Result<std::net::SocketAddr, MeshError>> {
         use crate::{balance::Tried, cluster::NoPick};
         let inner = &self.inner;
-        let picked = match inner.try_route(head, crate::error::ReplyForm::of(&head.headers), false)? {
+        let picked = match inner.try_route(head, &routing::Terms::of(head))? {
             Ok(routed) => match routed.backends.try_pick(false, &Tried::default())? {
                 Ok(slot) => Ok(slot.peer()),
                 Err(NoPick::Failed(cause)) => Err(cause),
@@ -251,6 +251,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        ResponseFuture(Box::pin(Arc::clone(&self.inner).call(request)))
+        // Made where it stays: moved there from the stack it would cost as much as a pick.
+        let call = Box::write(Box::new_uninit(), Arc::clone(&self.inner).call(request));
+        ResponseFuture(Box::into_pin(call))
     }
 }

@@ -6,7 +6,7 @@ use super::{Inner, Use};
 use crate::{
     apply::{Action, AuthorityOf, Destination, RoutingTable, Table, Way},
     balance::Tried,
-    call::CallAuthority,
+    call::{CallAuthority, WaitForReady},
     cluster::{Backends, NoPick},
     deadline::Limits,
     endpoint::Slot,
@@ -18,6 +18,25 @@ use crate::{
 use http::{request, uri::Authority};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
+
+/// What the application says of a call, beside the request itself.
+pub(super) struct Terms {
+    pub(super) form: ReplyForm,
+    /// For an endpoint, until the deadline.
+    pub(super) waits: bool,
+    /// Its own word for `:authority`.
+    pub(super) authority: Option<Authority>,
+}
+
+impl Terms {
+    pub(super) fn of(head: &request::Parts) -> Self {
+        Self {
+            form: ReplyForm::of(&head.headers),
+            waits: head.extensions.get::<WaitForReady>().is_some(),
+            authority: head.extensions.get::<CallAuthority>().map(|CallAuthority(authority)| authority.clone()),
+        }
+    }
+}
 
 /// A call's decision: made once, kept for all its attempts.
 pub(super) struct Routed {
@@ -46,30 +65,20 @@ impl Routed {
 
 impl Inner {
     /// Routes by the current table; `None` while there is none to wait for.
-    pub(super) fn try_route(
-        &self,
-        head: &request::Parts,
-        form: ReplyForm,
-        waits: bool,
-    ) -> Option<Result<Routed, Cause>> {
+    pub(super) fn try_route(&self, head: &request::Parts, terms: &Terms) -> Option<Result<Routed, Cause>> {
         match &**self.shared.table() {
-            Table::Ready(table) => Some(self.decide(table, head, form)),
+            Table::Ready(table) => Some(self.decide(table, head, terms)),
             Table::Pending(_) => None,
-            Table::Failed(_) if waits => None,
+            Table::Failed(_) if terms.waits => None,
             Table::Failed(reason) => Some(Err(Cause::NoConfig(Arc::clone(reason)))),
             Table::ShutDown => Some(Err(Cause::ShuttingDown)),
         }
     }
 
     /// Waits for the first table, until the control plane fails or the time is up, and routes by it.
-    pub(super) async fn route_later(
-        &self,
-        head: &request::Parts,
-        form: ReplyForm,
-        waits: bool,
-    ) -> Result<Routed, Cause> {
-        let routed = self.shared.wakeups.wait_unless(|| self.try_route(head, form, waits));
-        if waits {
+    pub(super) async fn route_later(&self, head: &request::Parts, terms: &Terms) -> Result<Routed, Cause> {
+        let routed = self.shared.wakeups.wait_unless(|| self.try_route(head, terms));
+        if terms.waits {
             return routed.await;
         }
         let waited = self.options.config_timeout;
@@ -78,14 +87,14 @@ impl Inner {
             .unwrap_or_else(|_elapsed| Err(Cause::ConfigTimeout { missing: self.shared.missing(), waited }))
     }
 
-    fn decide(&self, table: &RoutingTable, head: &request::Parts, form: ReplyForm) -> Result<Routed, Cause> {
+    fn decide(&self, table: &RoutingTable, head: &request::Parts, terms: &Terms) -> Result<Routed, Cause> {
         let Some(host) = &table.host else {
             return Err(Cause::NoVirtualHost {
                 routes: table.snapshot.routes.name.clone(),
                 authority: self.target.to_string(),
             });
         };
-        let request = self.request_head(head, form);
+        let request = self.request_head(head, terms);
         let action = host.matcher.find(&request, &mut || fastrand::u32(..1_000_000)).map(|index| &host.actions[index]);
         let (destination, limits, idle_timeout, authority, retry) = match action {
             Some(Action::Forward { destination, limits, idle_timeout, authority, retry }) => {
@@ -100,27 +109,27 @@ impl Inner {
             Destination::One(way) => way,
             Destination::Split(choice, ways) => &ways[choice.choose(fastrand::u64(..choice.total()))],
         };
-        let backends = Arc::clone(cluster.backends(self.shared.protocol(cluster, Use::of(head.version, form))));
+        let backends = Arc::clone(cluster.backends(self.shared.protocol(cluster, Use::of(head.version, terms.form))));
         let retry = retry.clone().filter(|_| self.options.retries);
         Ok(Routed { backends, limits: *limits, idle_timeout, authority, retry, filters: filters.clone() })
     }
 
     /// What matchers see of a request.
-    pub(super) fn request_head<'a>(&'a self, head: &'a request::Parts, form: ReplyForm) -> RequestHead<'a> {
+    pub(super) fn request_head<'a>(&'a self, head: &'a request::Parts, terms: &'a Terms) -> RequestHead<'a> {
         RequestHead {
             method: &head.method,
             path: head.uri.path(),
             query: head.uri.query(),
             scheme: "http",
-            authority: self.authority(head).as_str(),
+            authority: self.authority(terms).as_str(),
             headers: &head.headers,
-            is_grpc: form == ReplyForm::Grpc,
+            is_grpc: terms.form == ReplyForm::Grpc,
         }
     }
 
     /// The application's own word for this call, or the channel's. There is no certificate to hold it against (A81): what
     /// asks for TLS is not called.
-    pub(super) fn authority<'a>(&'a self, head: &'a request::Parts) -> &'a Authority {
-        head.extensions.get::<CallAuthority>().map_or(&self.options.authority, |CallAuthority(authority)| authority)
+    pub(super) fn authority<'a>(&'a self, terms: &'a Terms) -> &'a Authority {
+        terms.authority.as_ref().unwrap_or(&self.options.authority)
     }
 }

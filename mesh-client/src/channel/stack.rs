@@ -14,11 +14,14 @@
 //!
 //! The path is one future, boxed once. A call reads: an `ArcSwap` load, a match, a pick, a send.
 
-use super::{Inner, Use, routing::Routed};
+use super::{
+    Inner, Use,
+    routing::{Routed, Terms},
+};
 use crate::{
     apply::AuthorityOf,
     balance::Tried,
-    call::{CallAuthority, Finish, ResponseBody, WaitForReady},
+    call::{Finish, ResponseBody},
     cluster::NoPick,
     deadline::{CallTime, Passed as Limit},
     endpoint::{RecvBody, Rest, SendFailure, Slot},
@@ -27,7 +30,7 @@ use crate::{
     idle::Idle,
     load::Attempt,
     retry::{Failure, Plan, Retries, Verdict, is_unwanted, time_of_day},
-    upload::Upload,
+    upload::{Head, Upload},
 };
 use http::{
     HeaderValue, Method, Request, Response, Uri,
@@ -107,17 +110,19 @@ impl Inner {
         B::Data: Send,
         B::Error: fmt::Display,
     {
-        let (mut head, body) = request.into_parts();
-        let form = ReplyForm::of(&head.headers);
+        let (parts, body) = request.into_parts();
+        let (terms, mut head) = (Terms::of(&parts), Head::new(parts));
         async move {
             // A caller that calls again at once must not keep the workers from running: nothing on the way to a failure, or to
             // a filter's answer, has to wait for anything.
             consume_budget().await;
             let mut passed = Passed::default();
-            let answered = self.attempts(&mut head, body, form, &mut passed).await;
-            let mut response = answered.unwrap_or_else(|cause| self.failed(cause, form));
-            if let Err(cause) = passed.response(&mut head, form, &mut response) {
-                response = self.failed(cause, form);
+            let answered = self.attempts(&mut head, body, &terms, &mut passed).await;
+            let mut response = answered.unwrap_or_else(|cause| self.failed(cause, terms.form));
+            if passed.has_begun()
+                && let Err(cause) = passed.response(head.parts(), terms.form, &mut response)
+            {
+                response = self.failed(cause, terms.form);
             }
             response
         }
@@ -129,9 +134,9 @@ impl Inner {
 
     async fn attempts<B>(
         &self,
-        head: &mut request::Parts,
+        head: &mut Head,
         body: B,
-        form: ReplyForm,
+        terms: &Terms,
         passed: &mut Passed,
     ) -> Result<Response<ResponseBody>, Cause>
     where
@@ -139,18 +144,19 @@ impl Inner {
         B::Data: Send,
         B::Error: fmt::Display,
     {
-        let mut time = CallTime::begin(form, &head.headers);
-        self.shared.used(Use::of(head.version, form));
-        let waits = head.extensions.get::<WaitForReady>().is_some();
-        self.address(head, form)?;
+        let form = terms.form;
+        let parts = head.parts();
+        let mut time = CallTime::begin(form, &parts.headers);
+        self.shared.used(Use::of(parts.version, form));
+        self.address(parts, terms)?;
         let mut upload = Some(Upload::new(body, REPLAY_CAP));
         let (mut retries, mut tried, mut permit) = (Retries::default(), Tried::default(), None);
         let ended = 'call: loop {
-            let routed = match self.try_route(head, form, waits) {
+            let routed = match self.try_route(head.parts(), terms) {
                 Some(routed) => routed?,
                 None => {
                     time.starts();
-                    let routed = time.within(self.route_later(head, form, waits)).await;
+                    let routed = time.within(self.route_later(head.parts(), terms)).await;
                     routed.map_err(|late| late.waiting_for(|| self.shared.missing()))??
                 }
             };
@@ -159,17 +165,17 @@ impl Inner {
                 upload.keep(POLICY_REPLAY_CAP);
             }
             if let Some(chain) = routed.filters.as_ref().filter(|_| !passed.has_begun()) {
-                let mut request = FilterRequest::new(head, form, Some(routed.backends.cluster()));
+                let mut request = FilterRequest::new(head.parts(), form, Some(routed.backends.cluster()));
                 if let Some(reply) = time.within(passed.request(chain, &mut request)).await?? {
                     return Ok(reply.into_response(form).map(ResponseBody::local));
                 }
             }
             loop {
-                let picked = match routed.backends.pick_at_once(waits, &tried) {
+                let picked = match routed.backends.pick_at_once(terms.waits, &tried) {
                     Some(picked) => picked,
                     None => {
                         time.starts();
-                        let picked = time.within(routed.pick(waits, &mut tried)).await;
+                        let picked = time.within(routed.pick(terms.waits, &mut tried)).await;
                         picked.map_err(|late| late.waiting_for(|| routed.backends.missing(&tried)))?
                     }
                 };
@@ -178,7 +184,7 @@ impl Inner {
                         if let Some(plan) = &routed.retry {
                             tried.add(&slot, plan.avoids_previous_hosts(), plan.avoids_previous_priorities());
                         }
-                        self.attempt(head, &mut upload, slot, &routed, form, &mut time).await?
+                        self.attempt(head, &mut upload, slot, &routed, terms, &mut time).await?
                     }
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.
                     Err(NoPick::Removed) => break,
@@ -188,7 +194,7 @@ impl Inner {
                     // "LB result DROP → never retried" (A6), and whoever is refused for there being too many.
                     Err(NoPick::Failed(cause)) => return Err(cause),
                 };
-                let verdict = self.judge(&mut retries, &routed, head, form, &ended);
+                let verdict = self.judge(&mut retries, &routed, head, terms, &ended);
                 let backoff = match verdict {
                     Verdict::Transparent if ended.can_replay(&upload) => None,
                     Verdict::Retry(backoff) if ended.can_replay(&upload) && self.may_retry(form) => {
@@ -221,7 +227,7 @@ impl Inner {
                 if let Some(backoff) = backoff {
                     time.within(sleep(backoff)).await?;
                     if form == ReplyForm::Grpc {
-                        head.headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(retries.made()));
+                        head.parts().headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(retries.made()));
                     }
                 }
             }
@@ -232,11 +238,11 @@ impl Inner {
     /// One attempt, until its response headers.
     async fn attempt<B>(
         &self,
-        head: &mut request::Parts,
+        head: &mut Head,
         upload: &mut Option<Upload<B>>,
         mut slot: Slot,
         routed: &Routed,
-        form: ReplyForm,
+        terms: &Terms,
         time: &mut CallTime,
     ) -> Result<Ended<B>, Cause>
     where
@@ -244,17 +250,17 @@ impl Inner {
         B::Data: Send,
         B::Error: fmt::Display,
     {
-        let mut attempt = Attempt::begin(&mut slot, form);
+        let mut attempt = Attempt::begin(&mut slot, terms.form);
         // "yields to an explicit per-RPC authority" (A81).
-        if routed.authority == AuthorityOf::Endpoint && head.extensions.get::<CallAuthority>().is_none() {
+        if routed.authority == AuthorityOf::Endpoint && terms.authority.is_none() {
             // "a retry on an endpoint without hostname must revert" (A81).
             let authority = slot.endpoint().hostname().unwrap_or_else(|| self.options.authority.clone());
-            readdress(head, authority)?;
+            readdress(head.parts(), authority)?;
         }
         let limit = routed.retry.as_ref().and_then(Plan::per_try_timeout);
         let mut per_try = time.of_attempt(limit, upload);
         let mut idle = time.pauses_of_attempt(routed.retry.as_ref().and_then(Plan::per_try_idle_timeout), upload);
-        time.tell(&mut head.headers, limit);
+        time.tell(&mut head.parts().headers, limit);
         time.set_taken(true);
         let sent = time.within_attempt(&mut per_try, &mut idle, slot.send(head, upload)).await;
         let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
@@ -285,18 +291,25 @@ impl Inner {
         &self,
         retries: &mut Retries,
         routed: &Routed,
-        head: &request::Parts,
-        form: ReplyForm,
+        head: &mut Head,
+        terms: &Terms,
         ended: &Ended<B>,
     ) -> Verdict {
-        let request = || self.request_head(head, form);
+        let form = terms.form;
         match (ended, &routed.retry) {
             (Ended::Answered(answer), Some(plan)) => {
                 let answer = (&answer.head, answer.is_whole);
-                retries.answered(plan, form, answer, &request(), fastrand::f64, time_of_day)
+                retries.answered(
+                    plan,
+                    form,
+                    answer,
+                    || self.request_head(head.parts(), terms),
+                    fastrand::f64,
+                    time_of_day,
+                )
             }
             (Ended::Failed(Some(failure), _), plan) => {
-                retries.failed(plan.as_ref(), form, *failure, &request(), fastrand::f64)
+                retries.failed(plan.as_ref(), form, *failure, || self.request_head(head.parts(), terms), fastrand::f64)
             }
             (Ended::Answered(Answer { head, is_whole: true, .. }), None)
                 if form == ReplyForm::Grpc && self.options.retries && is_unwanted(&head.headers) =>
@@ -330,7 +343,7 @@ impl Inner {
                     (attempt, call) => attempt.or(call),
                 };
                 let throttle = self.options.retry_throttle.clone().filter(|_| form == ReplyForm::Grpc);
-                let finish = Finish { slot, attempt, deadline, idle, throttle, form, node: Arc::clone(&self.node) };
+                let finish = Finish { slot, attempt, deadline, idle, throttle, form };
                 let body =
                     if is_whole { ResponseBody::whole(&head, &finish) } else { ResponseBody::live(body, finish) };
                 Ok(Response::from_parts(head, body))
@@ -340,9 +353,9 @@ impl Inner {
     }
 
     /// Writes the authority into the URI, and takes out what belongs to the caller's own hop.
-    fn address(&self, head: &mut request::Parts, form: ReplyForm) -> Result<(), Cause> {
-        readdress(head, self.authority(head).clone())?;
-        match form {
+    fn address(&self, head: &mut request::Parts, terms: &Terms) -> Result<(), Cause> {
+        readdress(head, self.authority(terms).clone())?;
+        match terms.form {
             ReplyForm::Grpc => {
                 head.headers.entry(header::USER_AGENT).or_insert_with(|| self.options.user_agent.clone());
             }

@@ -61,6 +61,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) loads: LoadReports,
     /// Told of endpoints that fail, of clusters whose endpoints are looked up by DNS.
     pub(crate) name_failures: NameFailures,
+    /// The xDS node that calls, for error texts.
+    pub(crate) node: Arc<str>,
 }
 
 /// A configuration of a cluster, with the number of the snapshot that it came with.
@@ -385,6 +387,7 @@ mod tests {
                 tasks,
                 loads: LoadReports::default(),
                 name_failures: NameFailures::default(),
+                node: "n".into(),
             },
         );
         let backends = Arc::clone(cluster.backends(Protocol::Http2));

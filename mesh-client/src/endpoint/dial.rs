@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 pub(crate) struct Dial {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) cluster: ClusterName,
+    pub(crate) node: Arc<str>,
     pub(crate) protocol: Protocol,
     pub(crate) options: Arc<DialOptions>,
     /// Of the cluster: they know of the connection while it is dialled and open.
@@ -51,8 +52,8 @@ impl Dial {
             }
         };
         let gate = Arc::new(Gate::new(self.wakeups));
-        let (endpoint, cluster, shared) = (self.endpoint, self.cluster, Arc::clone(&gate));
-        let connection = |transport| Connection { endpoint, cluster, peer, gate: shared, transport };
+        let (endpoint, cluster, node, shared) = (self.endpoint, self.cluster, self.node, Arc::clone(&gate));
+        let connection = |transport| Connection { endpoint, cluster, node, peer, gate: shared, transport };
         match self.protocol {
             Protocol::Http2 => {
                 h2::run(Tracked::new(io), gate, deadline, &self.options, connection, report).await;

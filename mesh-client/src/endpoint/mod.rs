@@ -170,8 +170,9 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) endpoint: Arc<Endpoint>,
-    /// The cluster that dialled it, for error texts.
+    /// The cluster that dialled it, and the xDS node that we are, for error texts.
     cluster: ClusterName,
+    node: Arc<str>,
     /// The address that won among the endpoint's.
     pub(crate) peer: SocketAddr,
     gate: Arc<Gate>,
@@ -362,6 +363,6 @@ pub(crate) mod tests {
         let gate = Arc::new(Gate::new(Arc::new(Wakeups::default())));
         gate.set_quota(quota);
         let (peer, transport) = (endpoint.addresses.first, Transport::H2(h2::Sender::unheard().await));
-        Arc::new(Connection { endpoint, cluster: "c".into(), peer, gate, transport })
+        Arc::new(Connection { endpoint, cluster: "c".into(), node: "n".into(), peer, gate, transport })
     }
 }

@@ -7,9 +7,9 @@ use super::h1;
 use super::{Connection, Endpoint, RecvBody, Rest, SendFailure, Transport};
 use crate::{
     breaker::{Permit, Waiting},
-    upload::Upload,
+    upload::{Head, Upload},
 };
-use http::{request, response};
+use http::response;
 use http_body::Body;
 use mesh_xds::{load::LocalityLoad, resource::ClusterName};
 use std::{
@@ -96,6 +96,11 @@ impl Slot {
         self.load.take()
     }
 
+    /// The xDS node that calls.
+    pub(crate) fn node(&self) -> &Arc<str> {
+        &self.connection.node
+    }
+
     /// The cluster it was picked from.
     pub(crate) fn cluster(&self) -> &ClusterName {
         &self.connection.cluster
@@ -107,7 +112,7 @@ impl Slot {
     /// response, and one whose response is not wanted. What was not sent before the headers came is the [`Rest`].
     pub(crate) async fn send<B>(
         &mut self,
-        head: &request::Parts,
+        head: &mut Head,
         upload: &mut Option<Upload<B>>,
     ) -> Result<(response::Parts, RecvBody, Option<Rest<B>>), SendFailure>
     where
@@ -127,7 +132,7 @@ impl Slot {
             }
             #[cfg(feature = "http1")]
             (Transport::H1(_), Claim::Connection(claim)) => {
-                let sent = claim.send(head, upload).await;
+                let sent = claim.send(head.parts(), upload).await;
                 sent.map(|(head, body, rest)| (head, RecvBody::H1(body), rest.map(Rest::H1)))
             }
             #[cfg(feature = "http1")]

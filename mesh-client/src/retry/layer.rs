@@ -280,7 +280,7 @@ impl RetryLayer {
         form: ReplyForm,
         ended: Ended<R>,
     ) -> (Verdict, Ended<R>) {
-        let request = RequestHead::of(head, form == ReplyForm::Grpc);
+        let request = || RequestHead::of(head, form == ReplyForm::Grpc);
         match ended {
             Ended::Answered(response) => {
                 if Refused::is_in(response.extensions()) {
@@ -289,11 +289,11 @@ impl RetryLayer {
                 }
                 let (head, body) = response.into_parts();
                 let answer = (&head, body.is_end_stream());
-                let verdict = retries.answered(&self.plan, form, answer, &request, fastrand::f64, super::time_of_day);
+                let verdict = retries.answered(&self.plan, form, answer, request, fastrand::f64, super::time_of_day);
                 (verdict, Ended::Answered(Response::from_parts(head, body)))
             }
             Ended::Failed(failure, error) => {
-                let verdict = retries.failed(Some(&self.plan), form, failure, &request, fastrand::f64);
+                let verdict = retries.failed(Some(&self.plan), form, failure, request, fastrand::f64);
                 (verdict, Ended::Failed(failure, error))
             }
         }

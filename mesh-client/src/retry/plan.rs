@@ -154,13 +154,13 @@ impl Plan {
 
     /// Whether such requests may be repeated at all. "Everything else ignored (per_try_timeout, headers, budgets)" (A44):
     /// headers are asked for where the call is not gRPC.
-    fn allows(&self, form: ReplyForm, request: &RequestHead<'_>) -> bool {
+    fn allows<'r>(&self, form: ReplyForm, request: impl FnOnce() -> RequestHead<'r>) -> bool {
         let matchers = &self.policy.retriable_request_headers;
-        form == ReplyForm::Grpc
-            || matchers.is_empty()
-            || matchers
-                .iter()
-                .any(|matcher| matcher.value.is_match(request.field(&matcher.name).as_deref(), matcher.invert))
+        if form == ReplyForm::Grpc || matchers.is_empty() {
+            return true;
+        }
+        let request = request();
+        matchers.iter().any(|matcher| matcher.value.is_match(request.field(&matcher.name).as_deref(), matcher.invert))
     }
 }
 
@@ -183,12 +183,12 @@ impl Retries {
     }
 
     /// An attempt ended without a response. `draw` is in `0.0..1.0`.
-    pub(crate) fn failed(
+    pub(crate) fn failed<'r>(
         &mut self,
         plan: Option<&Plan>,
         form: ReplyForm,
         failure: Failure,
-        request: &RequestHead<'_>,
+        request: impl FnOnce() -> RequestHead<'r>,
         draw: impl FnOnce() -> f64,
     ) -> Verdict {
         match failure {
@@ -207,12 +207,12 @@ impl Retries {
     }
 
     /// A response has come. `is_whole`: there is no more of it than its head. `now` is the time of day, in seconds since 1970.
-    pub(crate) fn answered(
+    pub(crate) fn answered<'r>(
         &mut self,
         plan: &Plan,
         form: ReplyForm,
         (head, is_whole): (&response::Parts, bool),
-        request: &RequestHead<'_>,
+        request: impl FnOnce() -> RequestHead<'r>,
         draw: impl FnOnce() -> f64,
         now: impl FnOnce() -> u64,
     ) -> Verdict {
@@ -256,11 +256,11 @@ impl Retries {
         }
     }
 
-    fn again(
+    fn again<'r>(
         &mut self,
         plan: &Plan,
         form: ReplyForm,
-        request: &RequestHead<'_>,
+        request: impl FnOnce() -> RequestHead<'r>,
         draw: impl FnOnce() -> f64,
     ) -> Verdict {
         if !plan.allows(form, request) {

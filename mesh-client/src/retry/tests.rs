@@ -55,7 +55,8 @@ fn head(status: u16, headers: &[(&'static str, &'static str)]) -> response::Part
 
 /// What follows from a response, with the middle of every jitter.
 fn answered(plan: &Plan, retries: &mut Retries, form: ReplyForm, head: &response::Parts, is_whole: bool) -> Verdict {
-    retries.answered(plan, form, (head, is_whole), &request(&HeaderMap::new()), || 0.5, || 1_000)
+    let none = HeaderMap::new();
+    retries.answered(plan, form, (head, is_whole), || request(&none), || 0.5, || 1_000)
 }
 
 fn trailers_only(code: &'static str) -> response::Parts {
@@ -174,7 +175,8 @@ fn attempts_without_a_response_are_repeated_by_their_conditions() {
             // A refusal is free once.
             let mut retries = Retries { refused: true, ..Retries::default() };
             let plan = plan(policy(retry_on, 1));
-            let verdict = retries.failed(Some(&plan), form, failure, &request(&HeaderMap::new()), || 0.5);
+            let none = HeaderMap::new();
+            let verdict = retries.failed(Some(&plan), form, failure, || request(&none), || 0.5);
             assert_eq!(matches!(verdict, Verdict::Retry(_)), repeated, "{retry_on} {failure:?} {form:?}: {verdict:?}");
         }
     }
@@ -184,7 +186,7 @@ fn attempts_without_a_response_are_repeated_by_their_conditions() {
 fn without_a_policy_only_what_the_server_has_not_seen_is_repeated() {
     let mut retries = Retries::default();
     let headers = HeaderMap::new();
-    let mut failed = |failure| retries.failed(None, ReplyForm::Grpc, failure, &request(&headers), || 0.5);
+    let mut failed = |failure| retries.failed(None, ReplyForm::Grpc, failure, || request(&headers), || 0.5);
     assert_eq!(failed(Failure::Unsent), Verdict::Transparent);
     assert_eq!(failed(Failure::Unsent), Verdict::Transparent);
     assert_eq!(failed(Failure::Refused), Verdict::Transparent);
@@ -291,7 +293,7 @@ fn only_requests_with_a_retriable_header_are_repeated_where_that_is_asked_and_gr
         // "Everything else ignored (per_try_timeout, headers, budgets)" (A44).
         for (form, repeated) in [(ReplyForm::Http, repeated), (ReplyForm::Grpc, true)] {
             let failed = (&head(503, &[]), false);
-            let verdict = Retries::default().answered(&plan, form, failed, &request(&headers), || 0.5, || 0);
+            let verdict = Retries::default().answered(&plan, form, failed, || request(&headers), || 0.5, || 0);
             assert_eq!(matches!(verdict, Verdict::Retry(_)), repeated, "{form:?} {value:?}");
         }
     }

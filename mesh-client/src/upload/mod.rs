@@ -5,9 +5,11 @@
 //! This file does NOT decide whether to repeat, and knows no protocol.
 
 mod activity;
+mod head;
 mod lent;
 
 pub(crate) use activity::Activity;
+pub(crate) use head::Head;
 pub(crate) use lent::{BodyFailed, Lent, LentBody, lend};
 
 use bytes::{Buf, Bytes};

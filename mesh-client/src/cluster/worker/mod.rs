@@ -399,6 +399,7 @@ impl Worker {
             let dial = Dial {
                 endpoint,
                 cluster,
+                node: Arc::clone(&self.options.node),
                 protocol: self.protocol,
                 options,
                 counters: Arc::clone(self.admissions[leaf].breaker.counters()),

@@ -10,12 +10,12 @@ pub(super) use driver::run;
 pub(super) use exchange::{Open, RecvBody};
 
 use super::{SendFailure, connect::Writes};
-use crate::upload::Upload;
+use crate::upload::{Head, Upload};
 use bytes::Bytes;
 use driver::Retired;
 use exchange::Exchange;
 use h2::client::SendRequest;
-use http::{Request, request, response};
+use http::response;
 use http_body::Body;
 use std::{
     fmt, future,
@@ -52,7 +52,7 @@ impl Sender {
     /// Sends one attempt and waits for its response headers; what is left to be sent then waits, too.
     pub(super) async fn send<B>(
         &self,
-        head: &request::Parts,
+        head: &mut Head,
         upload: &mut Option<Upload<B>>,
     ) -> Result<(response::Parts, RecvBody, Option<Box<Open<B>>>), SendFailure>
     where
@@ -64,7 +64,7 @@ impl Sender {
         let written = self.writes.count();
         let mut send = self.send.clone();
         let end = upload.as_ref().is_none_or(Upload::is_empty);
-        let (response, stream) = match send.send_request(request(head), end) {
+        let (response, stream) = match send.send_request(head.give(), end) {
             Ok(pair) => pair,
             // The connection (GOAWAY, closed, ids used up) or the request itself may be at fault: ask.
             Err(error) => {
@@ -85,12 +85,4 @@ impl Sender {
         let (parts, recv) = response.into_parts();
         Ok((parts, RecvBody::new(recv), exchange.rest(upload)))
     }
-}
-
-fn request(head: &request::Parts) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = head.uri.clone();
-    *request.headers_mut() = head.headers.clone();
-    request
 }

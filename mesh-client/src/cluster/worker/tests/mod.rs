@@ -101,6 +101,7 @@ impl Script {
             tasks: Tasks::new(parked.handle().clone()),
             loads: LoadReports::default(),
             name_failures: mesh_xds::NameFailures::default(),
+            node: "n".into(),
         };
         let config = Arc::new(resolved(policy.clone(), TransportSocket::Plaintext, assignment("", Vec::new())));
         let shared = Arc::new(Backends {
