@@ -4,6 +4,7 @@
 //! reading, not a timer. Calls whose route has neither limit have none of it. It does NOT end a call.
 
 use crate::{later::later, upload::Activity};
+use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -11,13 +12,19 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A limit on pauses, running.
+/// A limit on pauses, running. It is small: calls that have none carry it, too.
 #[derive(Debug)]
-pub(crate) struct Idle {
-    limit: Duration,
-    activity: Activity,
-    begins: Begins,
-    timer: Pin<Box<Sleep>>,
+pub(crate) struct Idle(Pin<Box<Running>>);
+
+pin_project! {
+    #[derive(Debug)]
+    struct Running {
+        limit: Duration,
+        activity: Activity,
+        begins: Begins,
+        #[pin]
+        timer: Sleep,
+    }
 }
 
 /// What a pause begins with, if nothing moves at all.
@@ -32,38 +39,41 @@ enum Begins {
 impl Idle {
     /// For a call.
     pub(crate) fn new(limit: Duration, activity: Activity) -> Self {
-        let timer = Box::pin(sleep_until(later(activity.last(), limit)));
-        Self { limit, activity, begins: Begins::WithTheCall, timer }
+        let timer = sleep_until(later(activity.last(), limit));
+        Self(Box::pin(Running { limit, activity, begins: Begins::WithTheCall, timer }))
     }
 
     /// For an attempt that begins now.
     pub(crate) fn of_attempt(limit: Duration, activity: Activity) -> Self {
         let now = Instant::now();
-        Self { limit, activity, begins: Begins::WithTheAttempt(now), timer: Box::pin(sleep_until(later(now, limit))) }
+        let timer = sleep_until(later(now, limit));
+        Self(Box::pin(Running { limit, activity, begins: Begins::WithTheAttempt(now), timer }))
     }
 
     pub(crate) fn limit(&self) -> Duration {
-        self.limit
+        self.0.limit
     }
 
     /// Something has moved.
     pub(crate) fn touch(&self) {
-        self.activity.touch();
+        self.0.activity.touch();
     }
 
     /// Ready, with the limit, once nothing has moved for so long.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         loop {
-            ready!(self.timer.as_mut().poll(cx));
+            ready!(self.0.as_mut().project().timer.poll(cx));
             let now = Instant::now();
-            let due = later(self.began(now), self.limit);
+            let due = later(self.0.began(now), self.0.limit);
             if due <= now {
-                return Poll::Ready(self.limit);
+                return Poll::Ready(self.0.limit);
             }
-            self.timer.as_mut().reset(due);
+            self.0.as_mut().project().timer.reset(due);
         }
     }
+}
 
+impl Running {
     /// When the pause began that lasts now.
     fn began(&self, now: Instant) -> Instant {
         match (self.begins, self.activity.completed()) {

@@ -131,7 +131,7 @@ where
         };
         let (frame, over) = match part {
             Ok(Part::Data { bytes, last }) => (Some(Ok(Frame::data(bytes))), last),
-            Ok(Part::Trailers(trailers)) => (Some(Ok(Frame::trailers(trailers))), true),
+            Ok(Part::Trailers(trailers)) => (Some(Ok(Frame::trailers(*trailers))), true),
             Ok(Part::End) => (None, true),
             Err(error) => (Some(Err(BodyFailed(error))), true),
         };

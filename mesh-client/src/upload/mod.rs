@@ -27,7 +27,7 @@ pub(crate) enum Part {
     /// Bytes; `last` when the body ends with them.
     Data { bytes: Bytes, last: bool },
     /// Trailers: the end.
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
     /// The end, with nothing more to send.
     End,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Upload<B> {
     /// How many of `kept` this attempt has sent.
     replayed: usize,
     /// Taken from the body by the lookahead, not sent yet.
-    ahead: Option<Result<http_body::Frame<Bytes>, String>>,
+    ahead: Option<Result<Ahead, String>>,
     state: State,
     /// Told of each step, and of the end, if a timer asks.
     activity: Option<Activity>,
@@ -52,7 +52,13 @@ enum State {
     /// The body has more to give.
     Open,
     /// The body is over; these were its trailers.
-    Ended(Option<HeaderMap>),
+    Ended(Option<Box<HeaderMap>>),
+}
+
+/// A frame of the body. Small, since each call has room for one; few have trailers.
+enum Ahead {
+    Data(Bytes),
+    Trailers(Box<HeaderMap>),
 }
 
 impl<B> Upload<B>
@@ -133,7 +139,7 @@ where
         };
         let ahead = match &self.ahead {
             None => 0,
-            Some(Ok(frame)) if frame.is_data() => frame.data_ref().map_or(0, Bytes::len),
+            Some(Ok(Ahead::Data(bytes))) => bytes.len(),
             Some(_) => return SizeHint::default(),
         };
         if self.kept.overflowed {
@@ -177,11 +183,10 @@ where
                 }
             },
         };
-        let bytes = match frame.map(http_body::Frame::into_data) {
+        let bytes = match frame {
             Err(error) => return Poll::Ready(Err(error)),
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(other)) => {
-                let trailers = other.into_trailers().unwrap_or_default();
+            Ok(Ahead::Data(bytes)) => bytes,
+            Ok(Ahead::Trailers(trailers)) => {
                 self.state = State::Ended(Some(trailers.clone()));
                 return Poll::Ready(Ok(Part::Trailers(trailers)));
             }
@@ -208,11 +213,14 @@ where
         }
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, String>>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Ahead, String>>> {
         Pin::new(&mut self.body).poll_frame(cx).map(|frame| {
             frame.map(|frame| match frame {
-                // `copy_to_bytes` of a `Bytes` takes a reference, it does not copy.
-                Ok(frame) => Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))),
+                Ok(frame) => Ok(match frame.into_data() {
+                    // `copy_to_bytes` of a `Bytes` takes a reference, it does not copy.
+                    Ok(mut data) => Ahead::Data(data.copy_to_bytes(data.remaining())),
+                    Err(other) => Ahead::Trailers(Box::new(other.into_trailers().unwrap_or_default())),
+                }),
                 Err(error) => Err(error.to_string()),
             })
         })
@@ -323,7 +331,7 @@ mod tests {
         let mut upload = upload(vec![data("a"), http_body::Frame::trailers(trailers.clone())], 10);
         for _ in 0..2 {
             assert_eq!(next(&mut upload), part("a", false));
-            assert_eq!(next(&mut upload), Part::Trailers(trailers.clone()));
+            assert_eq!(next(&mut upload), Part::Trailers(Box::new(trailers.clone())));
             upload.rewind();
         }
     }

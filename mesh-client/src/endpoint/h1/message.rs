@@ -74,7 +74,7 @@ pub(crate) struct RecvBody {
 
 /// The connection, until the response is over.
 pub(super) struct Lease {
-    pub(super) connection: Pooled,
+    pub(super) connection: Box<Pooled>,
     /// hyper has let go of the request body: all of it was written, or the server wants no more.
     pub(super) written: Arc<AtomicBool>,
     pub(super) pool: Arc<Shared>,

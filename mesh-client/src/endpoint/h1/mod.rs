@@ -34,7 +34,7 @@ pub(super) struct Pool(Arc<Shared>);
 pub(super) struct Claim {
     pool: Arc<Shared>,
     place: Arc<Place>,
-    idle: Option<Pooled>,
+    idle: Option<Box<Pooled>>,
     /// A call whose connection is not there yet is one that waits.
     waiting: Option<Waiting>,
 }
@@ -127,7 +127,7 @@ impl Claim {
         Ok((parts, RecvBody::new(body, lease), rest))
     }
 
-    async fn connection(&mut self) -> Result<Pooled, SendFailure> {
+    async fn connection(&mut self) -> Result<Box<Pooled>, SendFailure> {
         // The one that was claimed, or another that has become idle.
         while let Some(mut connection) = self.idle.take().or_else(|| self.pool.newest()) {
             // At once, or after one more turn of its driver: nothing is left to be written or read. An error if the

@@ -69,11 +69,11 @@ pub(super) struct Shared {
 
 /// A connection in the pool.
 struct Idle {
-    connection: Pooled,
+    connection: Box<Pooled>,
     since: Instant,
 }
 
-/// A connection in the pool, or lent to a call. Dropping it closes it, whatever happens on it.
+/// A connection in the pool, or lent to a call, which carries it about in a box. Dropping it closes it, whatever happens on it.
 pub(super) struct Pooled {
     pub(super) sender: SendRequest<ErasedBody>,
     driver: AbortHandle,
@@ -187,7 +187,7 @@ impl Shared {
     }
 
     /// Dials for a call. If that is gone before, the connection is the next one's.
-    pub(super) async fn dial(self: &Arc<Self>, place: Arc<Place>) -> Result<Pooled, String> {
+    pub(super) async fn dial(self: &Arc<Self>, place: Arc<Place>) -> Result<Box<Pooled>, String> {
         // For one value; its receiver is the call.
         let (dialled, call) = oneshot::channel();
         let shared = Arc::clone(self);
@@ -206,13 +206,13 @@ impl Shared {
         call.await.unwrap_or_else(|_| Err("the task that dialled has ended".to_owned()))
     }
 
-    async fn connect(self: &Arc<Self>, place: Arc<Place>) -> Result<Pooled, String> {
+    async fn connect(self: &Arc<Self>, place: Arc<Place>) -> Result<Box<Pooled>, String> {
         let connected = timeout(self.connect_timeout, happy_eyeballs(vec![self.peer])).await;
         let (io, _) = connected.map_err(|_elapsed| format!("no connection within {:?}", self.connect_timeout))??;
         self.handshake(io, place).await
     }
 
-    async fn handshake(self: &Arc<Self>, io: TcpStream, place: Arc<Place>) -> Result<Pooled, String> {
+    async fn handshake(self: &Arc<Self>, io: TcpStream, place: Arc<Place>) -> Result<Box<Pooled>, String> {
         let mut builder = http1::Builder::new();
         builder.max_header_size(usize::try_from(self.max_header_size).unwrap_or(usize::MAX));
         let (sender, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
@@ -222,7 +222,7 @@ impl Shared {
             // Its error reaches the call that is on the connection; an idle one has nobody to tell.
             let _ = driver.await;
         });
-        Ok(Pooled { sender, driver: driver.abort_handle(), place })
+        Ok(Box::new(Pooled { sender, driver: driver.abort_handle(), place }))
     }
 
     /// A call takes a connection, or makes one.
@@ -231,13 +231,13 @@ impl Shared {
     }
 
     /// The idle connection that was used last: the others may then grow old.
-    pub(super) fn newest(&self) -> Option<Pooled> {
+    pub(super) fn newest(&self) -> Option<Box<Pooled>> {
         let newest = lock(&self.idle).pop_back();
         newest.map(|newest| newest.connection)
     }
 
     /// Takes an idle connection, for the next call.
-    pub(super) fn give_back(&self, connection: Pooled) {
+    pub(super) fn give_back(&self, connection: Box<Pooled>) {
         let since = Instant::now();
         let mut idle = lock(&self.idle);
         idle.retain(|idle| since - idle.since < IDLE);

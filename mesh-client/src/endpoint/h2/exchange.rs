@@ -120,7 +120,7 @@ where
             Ok(Part::Data { bytes, last }) => *chunk = Some(Chunk { bytes, last }),
             // An error here means that the stream is closed, which the response tells.
             Ok(Part::Trailers(trailers)) => {
-                let _ = stream.send_trailers(trailers);
+                let _ = stream.send_trailers(*trailers);
                 return Poll::Ready(Ok(()));
             }
             Ok(Part::End) => {
