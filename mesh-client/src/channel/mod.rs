@@ -213,11 +213,14 @@ impl fmt::Debug for MeshChannel {
 // === Service ===
 
 /// The future of a call. It is the one allocation of the path.
-pub struct ResponseFuture(Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>);
+pub struct ResponseFuture(Pin<Box<dyn Future<Output = Called> + Send>>);
+
+/// What comes of a call: never an error, which is said here already because another form would be another move of the response.
+type Called = Result<Response<ResponseBody>, MeshError>;
 
 impl ResponseFuture {
     pub(crate) fn ready(response: Response<ResponseBody>) -> Self {
-        Self(Box::pin(std::future::ready(response)))
+        Self(Box::pin(std::future::ready(Ok(response))))
     }
 }
 
@@ -228,10 +231,10 @@ impl fmt::Debug for ResponseFuture {
 }
 
 impl Future for ResponseFuture {
-    type Output = Result<Response<ResponseBody>, MeshError>;
+    type Output = Called;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
+        self.0.as_mut().poll(cx)
     }
 }
 

@@ -15,7 +15,7 @@
 //! The path is one future, boxed once. A call reads: an `ArcSwap` load, a match, a pick, a send.
 
 use super::{
-    Inner, Use,
+    Called, Inner, Use,
     routing::{Routed, Terms},
 };
 use crate::{
@@ -39,7 +39,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body;
-use std::{fmt, sync::Arc};
+use std::{fmt, pin::pin, sync::Arc};
 use tokio::{task::coop::consume_budget, time::sleep};
 
 /// How much of a request body is kept for transparent retries: refcounted DATA, no copies.
@@ -104,7 +104,7 @@ impl Inner {
     /// The whole client path.
     ///
     /// Not an `async fn`, which would keep the request beside the parts that it is taken into: each call has this in memory.
-    pub(super) fn call<B>(self: Arc<Self>, request: Request<B>) -> impl Future<Output = Response<ResponseBody>> + Send
+    pub(super) fn call<B>(self: Arc<Self>, request: Request<B>) -> impl Future<Output = Called> + Send
     where
         B: Body + Send + Unpin + 'static,
         B::Data: Send,
@@ -118,13 +118,15 @@ impl Inner {
             consume_budget().await;
             let mut passed = Passed::default();
             let answered = self.attempts(&mut head, body, &terms, &mut passed).await;
-            let mut response = answered.unwrap_or_else(|cause| self.failed(cause, terms.form));
-            if passed.has_begun()
-                && let Err(cause) = passed.response(head.parts(), terms.form, &mut response)
-            {
-                response = self.failed(cause, terms.form);
+            let failed = |cause| self.failed(cause, terms.form);
+            if !passed.has_begun() {
+                return Ok(answered.unwrap_or_else(failed));
             }
-            response
+            let mut response = answered.unwrap_or_else(failed);
+            Ok(match passed.response(head.parts(), terms.form, &mut response) {
+                Ok(()) => response,
+                Err(cause) => failed(cause),
+            })
         }
     }
 
@@ -146,12 +148,12 @@ impl Inner {
     {
         let form = terms.form;
         let parts = head.parts();
-        let mut time = CallTime::begin(form, &parts.headers);
+        let mut time = CallTime::begin(form, terms.timeout);
         self.shared.used(Use::of(parts.version, form));
         self.address(parts, terms)?;
         let mut upload = Some(Upload::new(body, REPLAY_CAP));
         let (mut retries, mut tried, mut permit) = (Retries::default(), Tried::default(), None);
-        let ended = 'call: loop {
+        loop {
             let routed = match self.try_route(head.parts(), terms) {
                 Some(routed) => routed?,
                 None => {
@@ -184,7 +186,7 @@ impl Inner {
                         if let Some(plan) = &routed.retry {
                             tried.add(&slot, plan.avoids_previous_hosts(), plan.avoids_previous_priorities());
                         }
-                        self.attempt(head, &mut upload, slot, &routed, terms, &mut time).await?
+                        self.attempt(head, &mut upload, slot, &routed, terms, &mut time).await
                     }
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.
                     Err(NoPick::Removed) => break,
@@ -202,21 +204,21 @@ impl Inner {
                         drop(permit.take());
                         permit = routed.backends.retry_permit(form);
                         if permit.is_none() {
-                            break 'call ended;
+                            return self.finish(ended, time, form);
                         }
                         Some(backoff)
                     }
                     Verdict::Spent => {
                         self.may_retry(form);
-                        break 'call ended;
+                        return self.finish(ended, time, form);
                     }
-                    _ => break 'call ended,
+                    _ => return self.finish(ended, time, form),
                 };
                 if let Some(rest) = ended.take_rest() {
                     upload = rest.take_back();
                 }
                 // Gone if more than its cap has been sent just now.
-                let Some(again) = &mut upload else { break 'call ended };
+                let Some(again) = &mut upload else { return self.finish(ended, time, form) };
                 again.rewind();
                 if backoff.is_some() {
                     tried.failed();
@@ -231,8 +233,7 @@ impl Inner {
                     }
                 }
             }
-        };
-        self.finish(ended, time, form)
+        }
     }
 
     /// One attempt, until its response headers.
@@ -244,7 +245,7 @@ impl Inner {
         routed: &Routed,
         terms: &Terms,
         time: &mut CallTime,
-    ) -> Result<Ended<B>, Cause>
+    ) -> Ended<B>
     where
         B: Body + Send + Unpin + 'static,
         B::Data: Send,
@@ -255,35 +256,37 @@ impl Inner {
         if routed.authority == AuthorityOf::Endpoint && terms.authority.is_none() {
             // "a retry on an endpoint without hostname must revert" (A81).
             let authority = slot.endpoint().hostname().unwrap_or_else(|| self.options.authority.clone());
-            readdress(head.parts(), authority)?;
+            if let Err(cause) = readdress(head.parts(), authority) {
+                return Ended::Failed(None, cause);
+            }
         }
         let limit = routed.retry.as_ref().and_then(Plan::per_try_timeout);
         let mut per_try = time.of_attempt(limit, upload);
         let mut idle = time.pauses_of_attempt(routed.retry.as_ref().and_then(Plan::per_try_idle_timeout), upload);
         time.tell(&mut head.parts().headers, limit);
         time.set_taken(true);
-        let sent = time.within_attempt(&mut per_try, &mut idle, slot.send(head, upload)).await;
+        let sent = time.within_attempt(&mut per_try, &mut idle, pin!(slot.send(head, upload))).await;
         let (cluster, peer) = (|| slot.cluster().clone(), slot.peer());
         let passed = match sent {
             Ok(Ok((head, body, rest))) => {
                 let is_whole = body.is_end_stream();
                 attempt.head(&head, is_whole);
                 time.touch();
-                return Ok(Ended::Answered(Answer { head, body, is_whole, rest, slot, attempt, idle }));
+                return Ended::Answered(Answer { head, body, is_whole, rest, slot, attempt, idle });
             }
             Ok(Err(failure)) => {
                 attempt.failed(&failure);
-                return Ok(Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer)));
+                return Ended::Failed(repeatable(&failure), Cause::from_send(failure, cluster(), peer));
             }
             Err(passed) => passed,
         };
         attempt.timed_out();
         let cause = match passed {
-            Limit::Call(late) => return Err(late.at(|| (cluster(), peer))),
+            Limit::Call(late) => return Ended::Failed(None, late.at(|| (cluster(), peer))),
             Limit::Attempt(after) => Cause::TryTimeout { cluster: cluster(), peer, after },
             Limit::Pause(after) => Cause::IdleTimeout { after, endpoint: Some((cluster(), peer)) },
         };
-        Ok(Ended::Failed(Some(Failure::TryTimeout), cause))
+        Ended::Failed(Some(Failure::TryTimeout), cause)
     }
 
     /// What follows from an attempt.
@@ -356,8 +359,9 @@ impl Inner {
     fn address(&self, head: &mut request::Parts, terms: &Terms) -> Result<(), Cause> {
         readdress(head, self.authority(terms).clone())?;
         match terms.form {
+            ReplyForm::Grpc if terms.has_user_agent => {}
             ReplyForm::Grpc => {
-                head.headers.entry(header::USER_AGENT).or_insert_with(|| self.options.user_agent.clone());
+                head.headers.insert(header::USER_AGENT, self.options.user_agent.clone());
             }
             ReplyForm::Http if head.method == Method::CONNECT => {
                 return Err(Cause::InvalidRequest("CONNECT asks for a tunnel, and a mesh has none".to_owned()));

@@ -3,7 +3,7 @@
 //! It does NOT know attempts: theirs is part of the call's.
 
 use super::{
-    Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit, own_limit,
+    Deadline, GRPC_TIMEOUT, Limits, grpc_timeout, limit,
     timer::{Limit, Until},
     until,
 };
@@ -38,9 +38,10 @@ pub(crate) struct CallTime {
 }
 
 impl CallTime {
-    /// Until a route adds its own limit, the caller's holds: it covers the wait for configuration, too.
-    pub(crate) fn begin(form: ReplyForm, headers: &HeaderMap) -> Self {
-        let own = if form == ReplyForm::Grpc { own_limit(headers) } else { None };
+    /// Until a route adds its own limit, the caller's holds, which is what its `grpc-timeout` says: it covers the wait for
+    /// configuration, too.
+    pub(crate) fn begin(form: ReplyForm, own: Option<Duration>) -> Self {
+        let own = own.filter(|_| form == ReplyForm::Grpc);
         let mut time = Self { started: None, form, own, told: own, deadline: None, idle: None, activity: None };
         time.deadline = own.map(|limit| Deadline::new(time.started(), limit));
         time

@@ -77,7 +77,7 @@ fn limit(own: Option<Duration>, limits: &Limits) -> Option<Duration> {
 }
 
 /// A gRPC call's own deadline. One that is malformed is none of ours: it is still sent, and the server judges it.
-fn own_limit(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn own_limit(headers: &HeaderMap) -> Option<Duration> {
     headers.get(GRPC_TIMEOUT).and_then(parse)
 }
 
@@ -85,7 +85,7 @@ fn own_limit(headers: &HeaderMap) -> Option<Duration> {
 ///
 /// "TimeoutValue → {positive integer as ASCII string of at most 8 digits}", "TimeoutUnit → Hour / Minute / Second /
 /// Millisecond / Microsecond / Nanosecond" (gRPC over HTTP/2).
-fn parse(value: &HeaderValue) -> Option<Duration> {
+pub(crate) fn parse(value: &HeaderValue) -> Option<Duration> {
     let (unit, digits) = value.as_bytes().split_last()?;
     // Digits only, because integer parsers accept a sign too.
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {

@@ -8,7 +8,7 @@ mod grpc;
 pub(crate) use grpc::{GRPC_STATUS, code_of_reset, grpc_code_of, http_status_of, write_grpc_status};
 
 use crate::endpoint::SendFailure;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mesh_xds::resource::ClusterName;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -259,7 +259,11 @@ pub enum ReplyForm {
 impl ReplyForm {
     /// gRPC's if the request's content type is.
     pub fn of(headers: &HeaderMap) -> Self {
-        match headers.get(header::CONTENT_TYPE) {
+        Self::of_content_type(headers.get(header::CONTENT_TYPE))
+    }
+
+    pub(crate) fn of_content_type(value: Option<&HeaderValue>) -> Self {
+        match value {
             Some(value) if value.as_bytes().starts_with(b"application/grpc") => Self::Grpc,
             _ => Self::Http,
         }

@@ -8,7 +8,7 @@ use super::{
     body::{ReplayBody, RetryBody},
 };
 use crate::{
-    deadline::{CallTime, Deadline, until},
+    deadline::{CallTime, Deadline, own_limit, until},
     error::{Cause, ReplyForm},
     reply::{Refused, Reply, ReplyBody},
     route::RequestHead,
@@ -199,7 +199,7 @@ impl RetryLayer {
         R: Body,
     {
         let (mut head, body) = request.into_parts();
-        let mut time = CallTime::begin(form, &head.headers);
+        let mut time = CallTime::begin(form, own_limit(&head.headers));
         let mut upload = Some(Upload::new(body, KEPT));
         let mut retries = Retries::default();
         loop {
