@@ -53,21 +53,18 @@ pub struct CallAuthority(pub Authority);
 /// hold the status, otherwise with a [`MeshError`]. Dropping it early cancels the call.
 pub struct ResponseBody(State);
 
-#[cfg_attr(
-    feature = "http1",
-    expect(clippy::large_enum_variant, reason = "nearly all are live; a box would be an allocation for each response")
-)]
 enum State {
     /// No backend answered: our own words, or none.
     Local(Option<Bytes>),
-    Live(Live),
+    Live(Box<Live>),
     Over,
 }
 
-/// A response on its stream, with everything that lasts as long.
-struct Live {
-    body: RecvBody,
-    finish: Finish,
+/// A response on its stream, with everything that lasts as long. On its way to the caller it is moved half a dozen times, which
+/// costs more than its box.
+pub(crate) struct Live {
+    pub(crate) body: RecvBody,
+    pub(crate) finish: Finish,
 }
 
 /// What is given back, exactly once, when a call is over in whichever way.
@@ -92,8 +89,8 @@ impl ResponseBody {
     }
 
     /// The body of a response whose head has come, and more is to come.
-    pub(crate) fn live(body: RecvBody, finish: Finish) -> Self {
-        Self(State::Live(Live { body, finish }))
+    pub(crate) fn live(live: Box<Live>) -> Self {
+        Self(State::Live(live))
     }
 
     /// That of a response which is nothing but its head: trailers-only, the head is the trailers, and the attempt has seen it.

@@ -21,13 +21,12 @@ use super::{
 use crate::{
     apply::AuthorityOf,
     balance::Tried,
-    call::{Finish, ResponseBody},
+    call::{Finish, Live, ResponseBody},
     cluster::NoPick,
     deadline::{CallTime, Passed as Limit},
-    endpoint::{RecvBody, Rest, SendFailure, Slot},
+    endpoint::{Rest, SendFailure, Slot},
     error::{self, Cause, MeshError, ReplyForm},
     filter::{FilterRequest, Passed},
-    idle::Idle,
     load::Attempt,
     retry::{Failure, Plan, Retries, Verdict, is_unwanted, time_of_day},
     upload::{Head, Upload},
@@ -54,10 +53,6 @@ const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc
 // === Attempts ===
 
 /// What an attempt came to.
-#[cfg_attr(
-    feature = "http1",
-    expect(clippy::large_enum_variant, reason = "moved twice a call; a box would be an allocation for each response")
-)]
 enum Ended<B> {
     Answered(Answer<B>),
     /// Without a response. `None` if that is not to be repeated, whatever the policy.
@@ -88,14 +83,11 @@ where
 /// A response that the caller has not got yet.
 struct Answer<B> {
     head: response::Parts,
-    body: RecvBody,
+    live: Box<Live>,
     /// There is no more of it than its head.
     is_whole: bool,
     /// What the request has left, if the answer came before its end.
     rest: Option<Rest<B>>,
-    slot: Slot,
-    attempt: Attempt,
-    idle: Option<Idle>,
 }
 
 // === Call ===
@@ -186,7 +178,7 @@ impl Inner {
                         if let Some(plan) = &routed.retry {
                             tried.add(&slot, plan.avoids_previous_hosts(), plan.avoids_previous_priorities());
                         }
-                        self.attempt(head, &mut upload, slot, &routed, terms, &mut time).await
+                        pin!(self.attempt(head, &mut upload, slot, &routed, terms, &mut time)).await
                     }
                     // The cluster left the routes while the call waited for it: nothing was sent, so route again.
                     Err(NoPick::Removed) => break,
@@ -272,7 +264,8 @@ impl Inner {
                 let is_whole = body.is_end_stream();
                 attempt.head(&head, is_whole);
                 time.touch();
-                return Ended::Answered(Answer { head, body, is_whole, rest, slot, attempt, idle });
+                let finish = Finish { slot, attempt, deadline: None, idle, throttle: None, form: terms.form };
+                return Ended::Answered(Answer { head, live: Box::new(Live { body, finish }), is_whole, rest });
             }
             Ok(Err(failure)) => {
                 attempt.failed(&failure);
@@ -335,20 +328,19 @@ impl Inner {
         B::Error: fmt::Display,
     {
         match ended {
-            Ended::Answered(Answer { head, mut body, is_whole, rest, slot, attempt, idle }) => {
+            Ended::Answered(Answer { head, mut live, is_whole, rest }) => {
                 if let Some(rest) = rest {
-                    rest.go_on(&mut body);
+                    rest.go_on(&mut live.body);
                 }
-                let (deadline, call_idle) = time.into_rest();
+                let (deadline, idle) = time.into_rest();
+                live.finish.deadline = deadline;
                 // Now that something moves, both begin with it: the shorter one is first.
-                let idle = match (idle, call_idle) {
+                live.finish.idle = match (live.finish.idle.take(), idle) {
                     (Some(attempt), Some(call)) if call.limit() < attempt.limit() => Some(call),
                     (attempt, call) => attempt.or(call),
                 };
-                let throttle = self.options.retry_throttle.clone().filter(|_| form == ReplyForm::Grpc);
-                let finish = Finish { slot, attempt, deadline, idle, throttle, form };
-                let body =
-                    if is_whole { ResponseBody::whole(&head, &finish) } else { ResponseBody::live(body, finish) };
+                live.finish.throttle = self.options.retry_throttle.clone().filter(|_| form == ReplyForm::Grpc);
+                let body = if is_whole { ResponseBody::whole(&head, &live.finish) } else { ResponseBody::live(live) };
                 Ok(Response::from_parts(head, body))
             }
             Ended::Failed(_, cause) => Err(cause),
