@@ -212,10 +212,10 @@ impl fmt::Debug for MeshChannel {
 
 // === Service ===
 
-/// The future of a call. It is the one allocation of the path.
+/// The future of a call, boxed once.
 pub struct ResponseFuture(Pin<Box<dyn Future<Output = Called> + Send>>);
 
-/// What comes of a call: never an error, which is said here already because another form would be another move of the response.
+/// What comes of a call, in the form in which it leaves: it is never an error, and a change of form would be a move.
 type Called = Result<Response<ResponseBody>, MeshError>;
 
 impl ResponseFuture {

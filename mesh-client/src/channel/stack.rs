@@ -12,7 +12,8 @@
 //!      endpoint     authority, streams, bytes
 //! ```
 //!
-//! The path is one future, boxed once. A call reads: an `ArcSwap` load, a match, a pick, a send.
+//! The path is one future, boxed once, and what it is made of is pinned where it is made: a move of either costs as much as a
+//! pick. A call reads: an `ArcSwap` load, a match, a pick, a send.
 
 use super::{
     Called, Inner, Use,
@@ -111,7 +112,7 @@ impl Inner {
             let mut passed = Passed::default();
             let answered = self.attempts(&mut head, body, &terms, &mut passed).await;
             let failed = |cause| self.failed(cause, terms.form);
-            if !passed.has_begun() {
+            if !passed.awaits_response() {
                 return Ok(answered.unwrap_or_else(failed));
             }
             let mut response = answered.unwrap_or_else(failed);
@@ -159,6 +160,10 @@ impl Inner {
                 upload.keep(POLICY_REPLAY_CAP);
             }
             if let Some(chain) = routed.filters.as_ref().filter(|_| !passed.has_begun()) {
+                if chain.sees_responses() {
+                    // And the request with them.
+                    head.stay();
+                }
                 let mut request = FilterRequest::new(head.parts(), form, Some(routed.backends.cluster()));
                 if let Some(reply) = time.within(passed.request(chain, &mut request)).await?? {
                     return Ok(reply.into_response(form).map(ResponseBody::local));

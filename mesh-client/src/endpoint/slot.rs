@@ -132,7 +132,7 @@ impl Slot {
             }
             #[cfg(feature = "http1")]
             (Transport::H1(_), Claim::Connection(claim)) => {
-                let sent = claim.send(head.parts(), upload).await;
+                let sent = claim.send(head, upload).await;
                 sent.map(|(head, body, rest)| (head, RecvBody::H1(body), rest.map(Rest::H1)))
             }
             #[cfg(feature = "http1")]

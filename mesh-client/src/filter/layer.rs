@@ -110,6 +110,9 @@ where
     let mut passed = Passed::default();
     let asked = passed.request(&chain, &mut FilterRequest::new(&mut head, form, None)).await;
     let mut response = match asked {
+        Ok(None) if !chain.sees_responses() => {
+            return Ok(inner.call(Request::from_parts(head, body)).await?.map(ReplyBody::of_service));
+        }
         // The service takes the head, and the filter will want to see it again.
         Ok(None) => inner.call(Request::from_parts(head.clone(), body)).await?.map(ReplyBody::of_service),
         Ok(Some(reply)) => reply.into_response(form).map(ReplyBody::of_reply),

@@ -47,6 +47,12 @@ pub trait Filter: Send + Sync + 'static {
     fn response(&self, request: &FilterRequest<'_>, response: &mut response::Parts) {
         let _ = (request, response);
     }
+
+    /// Whether [`response`](Self::response) does anything: if not, it is not called. Asked once, when the route's filters are
+    /// put together; if all of them say no, none of their calls has to keep its request's headers once they are sent.
+    fn sees_responses(&self) -> bool {
+        true
+    }
 }
 
 /// What becomes of a request.

@@ -1,5 +1,5 @@
-//! A request's head on its way out. What sends it keeps its headers, so that a list of them stays here, from which they are put
-//! together again for whoever asks: another attempt, or a filter that sees the response.
+//! A request's head on its way out. Who sends it keeps its headers, so that a list of them stays here, from which they are put
+//! together again for whoever asks: another attempt, or a retry policy that looks at them.
 //!
 //! A list is half the price of a second map. It does NOT know attempts.
 
@@ -12,11 +12,18 @@ pub(crate) struct Head {
     parts: request::Parts,
     /// What the map in `parts` has held, if it was given away.
     given: Option<Vec<(HeaderName, HeaderValue)>>,
+    /// Whether the map stays.
+    stays: bool,
 }
 
 impl Head {
     pub(crate) fn new(parts: request::Parts) -> Self {
-        Self { parts, given: None }
+        Self { parts, given: None, stays: false }
+    }
+
+    /// Somebody will ask for all of it when it was sent, too: then a second map is cheaper.
+    pub(crate) fn stay(&mut self) {
+        self.stays = true;
     }
 
     /// The whole of it.
@@ -30,15 +37,20 @@ impl Head {
         &mut self.parts
     }
 
-    /// The request to be sent, with the very map that was to be sent.
+    /// The request to be sent.
     pub(crate) fn give(&mut self) -> Request<()> {
+        let stays = self.stays;
         let parts = self.parts();
         let mut request = Request::new(());
         request.method_mut().clone_from(&parts.method);
         request.uri_mut().clone_from(&parts.uri);
-        mem::swap(request.headers_mut(), &mut parts.headers);
-        let given = request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        self.given = Some(given);
+        if stays {
+            request.headers_mut().clone_from(&parts.headers);
+        } else {
+            let fields = parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            mem::swap(request.headers_mut(), &mut parts.headers);
+            self.given = Some(fields);
+        }
         request
     }
 }
@@ -50,16 +62,21 @@ mod tests {
 
     #[test]
     fn a_head_that_was_given_away_is_whole_again_for_who_asks() {
-        let request = Request::put("http://shop/cart?item=7").header("b", "1").header("a", "2").header("b", "3");
-        let (parts, ()) = request.body(()).expect("a valid request").into_parts();
-        let mut head = Head::new(parts.clone());
-        for _ in 0..2 {
-            let sent = head.give();
-            assert_eq!((sent.method(), sent.uri(), sent.headers()), (&parts.method, &parts.uri, &parts.headers));
-            assert!(sent.headers().iter().eq(parts.headers.iter()), "in the same order");
+        for stays in [false, true] {
+            let request = Request::put("http://shop/cart?item=7").header("b", "1").header("a", "2").header("b", "3");
+            let (parts, ()) = request.body(()).expect("a valid request").into_parts();
+            let mut head = Head::new(parts.clone());
+            if stays {
+                head.stay();
+            }
+            for _ in 0..2 {
+                let sent = head.give();
+                assert_eq!((sent.method(), sent.uri(), sent.headers()), (&parts.method, &parts.uri, &parts.headers));
+                assert!(sent.headers().iter().eq(parts.headers.iter()), "in the same order");
+            }
+            assert!(head.parts().headers.iter().eq(parts.headers.iter()));
+            head.parts().headers.insert("c", "4".parse().expect("a valid value"));
+            assert_eq!(head.give().headers().len(), 4, "what was changed is sent");
         }
-        assert!(head.parts().headers.iter().eq(parts.headers.iter()));
-        head.parts().headers.insert("c", "4".parse().expect("a valid value"));
-        assert_eq!(head.give().headers().len(), 4, "what was changed is sent");
     }
 }

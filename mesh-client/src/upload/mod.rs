@@ -1,7 +1,8 @@
-//! A request body on its way out, and what was sent of it so far.
+//! A request on its way out: its body, and what was sent of it so far. Its head is in `head.rs`.
 //!
-//! Until response headers arrive an attempt may have to be repeated (a transparent retry, or a policy's), so DATA that was sent is kept: refcounted, never copied, and only up to a cap. Past the cap the call is
-//! committed to its attempt. One frame of lookahead lets END_STREAM ride on the last DATA frame.
+//! Until response headers arrive an attempt may have to be repeated (a transparent retry, or a policy's), so DATA that was sent
+//! is kept: refcounted, never copied, and only up to a cap. Past the cap the call is committed to its attempt. One frame of
+//! lookahead lets END_STREAM ride on the last DATA frame.
 //! This file does NOT decide whether to repeat, and knows no protocol.
 
 mod activity;

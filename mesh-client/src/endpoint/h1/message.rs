@@ -6,13 +6,13 @@ use super::{
     super::{RecvFailure, SendFailure},
     pool::{Pooled, Shared},
 };
-use crate::upload::BodyFailed;
+use crate::upload::{BodyFailed, Head};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Uri, Version, header, request, uri::PathAndQuery};
+use http::{HeaderValue, Request, Uri, Version, header, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
-    fmt,
+    fmt, mem,
     pin::Pin,
     sync::{
         Arc,
@@ -22,18 +22,16 @@ use std::{
 };
 
 /// The request in HTTP/1.1's form: origin-form target, and the authority as `host`.
-pub(super) fn request(head: &request::Parts) -> Result<Request<()>, SendFailure> {
-    let invalid = |error: String| SendFailure::Invalid(error);
-    let mut request = Request::new(());
-    *request.method_mut() = head.method.clone();
+pub(super) fn request(head: &mut Head) -> Result<Request<()>, SendFailure> {
+    let mut request = head.give();
     *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = head.headers.clone();
-    if let Some(authority) = head.uri.authority() {
-        let host = HeaderValue::try_from(authority.as_str()).map_err(|error| invalid(error.to_string()))?;
+    let uri = mem::take(request.uri_mut()).into_parts();
+    if let Some(authority) = uri.authority {
+        let host = HeaderValue::try_from(authority.as_str());
+        let host = host.map_err(|error| SendFailure::Invalid(error.to_string()))?;
         request.headers_mut().insert(header::HOST, host);
     }
-    let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from(target);
+    *request.uri_mut() = Uri::from(uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
     Ok(request)
 }
 

@@ -13,9 +13,9 @@ pub(super) use pool::{First, run};
 use super::SendFailure;
 use crate::{
     breaker::{Breaker, Waiting},
-    upload::{BodyFailed, Lent, Upload, lend},
+    upload::{BodyFailed, Head, Lent, Upload, lend},
 };
-use http::{StatusCode, request, response};
+use http::{StatusCode, response};
 use http_body::Body;
 use message::{ErasedBody, Lease, request};
 use place::Place;
@@ -87,7 +87,7 @@ impl Claim {
     /// Sends one attempt and waits for its response headers.
     pub(super) async fn send<B>(
         &mut self,
-        head: &request::Parts,
+        head: &mut Head,
         upload: &mut Option<Upload<B>>,
     ) -> Result<(response::Parts, RecvBody, Option<Lent<B>>), SendFailure>
     where

@@ -36,6 +36,7 @@ pub(crate) struct Chain(Box<[Link]>);
 struct Link {
     instance: Arc<Instance>,
     filter: Arc<dyn Filter>,
+    sees_responses: bool,
 }
 
 impl fmt::Debug for Link {
@@ -44,13 +45,18 @@ impl fmt::Debug for Link {
     }
 }
 
+impl Link {
+    fn new(instance: Arc<Instance>, filter: Arc<dyn Filter>) -> Self {
+        let sees_responses = filter.sees_responses();
+        Self { instance, filter, sees_responses }
+    }
+}
+
 impl Chain {
     /// Those of the instances that do anything; `None` without any.
     pub(super) fn of<'i>(instances: impl Iterator<Item = &'i Arc<Instance>>) -> Option<Arc<Self>> {
-        let link = |instance: &Arc<Instance>| {
-            let filter = Arc::clone(instance.filter.as_ref()?);
-            Some(Link { instance: Arc::clone(instance), filter })
-        };
+        let link =
+            |instance: &Arc<Instance>| Some(Link::new(Arc::clone(instance), Arc::clone(instance.filter.as_ref()?)));
         let links: Box<[_]> = instances.filter_map(link).collect();
         if links.is_empty() { None } else { Some(Arc::new(Self(links))) }
     }
@@ -58,7 +64,12 @@ impl Chain {
     /// One filter, of a program's own.
     pub(super) fn alone(name: &str, filter: Arc<dyn Filter>) -> Arc<Self> {
         let instance = Instance { name: name.to_owned(), config: None, filter: None };
-        Arc::new(Self(Box::new([Link { instance: Arc::new(instance), filter }])))
+        Arc::new(Self(Box::new([Link::new(Arc::new(instance), filter)])))
+    }
+
+    /// Whether any of them sees responses.
+    pub(crate) fn sees_responses(&self) -> bool {
+        self.0.iter().any(|link| link.sees_responses)
     }
 
     /// Whether these are the very same instances.
@@ -82,6 +93,11 @@ impl Passed {
         self.chain.is_some()
     }
 
+    /// Whether a response is to go back through filters.
+    pub(crate) fn awaits_response(&self) -> bool {
+        self.chain.as_ref().is_some_and(|chain| self.filters > 0 && chain.sees_responses())
+    }
+
     /// Sends a request through a chain: it goes on, or this is its answer.
     ///
     /// May be dropped at any time; the hooks of those that have let the request pass are owed all the same.
@@ -93,7 +109,7 @@ impl Passed {
         self.filters = 0;
         self.cluster = request.cluster().cloned();
         let chain = &**self.chain.insert(Arc::clone(chain));
-        for Link { instance, filter } in &chain.0 {
+        for Link { instance, filter, .. } in &chain.0 {
             let panicked = |_| Cause::FilterPanicked { filter: instance.name.clone() };
             // A panic leaves a half-changed head at worst, and that is not sent.
             let turn = &mut *request;
@@ -124,12 +140,12 @@ impl Passed {
         form: ReplyForm,
         response: &mut Response<B>,
     ) -> Result<(), Cause> {
-        let Some(chain) = self.chain.as_ref().filter(|_| self.filters > 0) else {
+        let Some(chain) = self.chain.as_ref().filter(|_| self.awaits_response()) else {
             return Ok(());
         };
         let request = FilterRequest::new(request, form, self.cluster.as_ref());
         let mut head = take_head(response);
-        for Link { instance, filter } in chain.0[..self.filters].iter().rev() {
+        for Link { instance, filter, .. } in chain.0[..self.filters].iter().rev().filter(|link| link.sees_responses) {
             let hook = |head: &mut response::Parts| filter.response(&request, head);
             catch_unwind(AssertUnwindSafe(|| hook(&mut head)))
                 .map_err(|_| Cause::FilterPanicked { filter: instance.name.clone() })?;

@@ -18,6 +18,7 @@ enum Does {
     Panic,
     PanicLater,
     PanicOnTheWayBack,
+    NotComeBack,
 }
 
 impl Filter for Marker {
@@ -27,7 +28,7 @@ impl Filter for Marker {
             || Reply::new(StatusCode::FORBIDDEN, "no").with_header("x-from".parse().expect("valid"), name.clone());
         request.head_mut().headers.append("x-passed", name.clone());
         match self.1 {
-            Does::Continue | Does::PanicOnTheWayBack => Verdict::Continue,
+            Does::Continue | Does::PanicOnTheWayBack | Does::NotComeBack => Verdict::Continue,
             Does::Reply => Verdict::Reply(reply()),
             Does::Panic => panic!("a mistake of a user"),
             Does::WaitForEver => Verdict::Wait(Box::pin(pending())),
@@ -49,6 +50,10 @@ impl Filter for Marker {
             panic!("a mistake of a user");
         }
         response.headers.append("x-back", HeaderValue::from_static(self.0));
+    }
+
+    fn sees_responses(&self) -> bool {
+        !matches!(self.1, Does::NotComeBack)
     }
 }
 
@@ -95,6 +100,14 @@ fn ok(status: u16, there: &str, back: &str) -> (Result<u16, Cause>, String, Stri
 fn requests_pass_in_order_and_responses_in_reverse() {
     let all = [("a", Does::Continue), ("b", Does::WaitABit), ("c", Does::Continue)];
     assert_eq!(call(all), ok(200, "a b later c", "c b a"));
+}
+
+#[test]
+fn responses_pass_those_by_that_do_not_want_to_see_them() {
+    assert_eq!(call([("a", Does::Continue), ("b", Does::NotComeBack)]), ok(200, "a b", "a"));
+    assert_eq!(call([("a", Does::NotComeBack), ("b", Does::Reply)]), ok(403, "a b", ""));
+    assert!(chain([("a", Does::NotComeBack), ("b", Does::Continue)]).sees_responses());
+    assert!(!chain([("a", Does::NotComeBack), ("b", Does::NotComeBack)]).sees_responses());
 }
 
 #[test]

@@ -180,6 +180,10 @@ impl Filter for FaultFilter {
             })),
         }
     }
+
+    fn sees_responses(&self) -> bool {
+        false
+    }
 }
 
 /// What a call that is faulted goes through.
