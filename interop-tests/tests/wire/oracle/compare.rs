@@ -17,16 +17,19 @@ pub(super) struct Difference {
     /// Which call of the case.
     pub(super) call: usize,
     pub(super) what: String,
+    /// In nothing but a gap.
+    pub(super) is_of_time: bool,
 }
 
 /// Compares what came of a case.
 pub(super) fn differences(case: &Case, envoy: &[Seen], ours: &[Seen]) -> Vec<Difference> {
     let mut pairs = envoy.iter().zip(ours).enumerate();
-    let difference = |(call, (envoy, ours)): (usize, (&Seen, &Seen)), what: String| Difference {
+    let difference = |(call, (envoy, ours)): (usize, (&Seen, &Seen)), (what, is_of_time)| Difference {
         envoy: envoy.clone(),
         ours: ours.clone(),
         call,
         what,
+        is_of_time,
     };
     match case.compared {
         Compared::EachCall => {
@@ -35,21 +38,22 @@ pub(super) fn differences(case: &Case, envoy: &[Seen], ours: &[Seen]) -> Vec<Dif
         }
         Compared::Sums { slack } => {
             let what = of_sums(Sums::of(envoy), Sums::of(ours), slack);
-            what.and_then(|what| Some(difference(pairs.next_back()?, what))).into_iter().collect()
+            what.and_then(|what| Some(difference(pairs.next_back()?, (what, false)))).into_iter().collect()
         }
     }
 }
 
-fn of_call(case: &Case, envoy: &Seen, ours: &Seen) -> Option<String> {
+/// What is different, and whether it is nothing but a gap.
+fn of_call(case: &Case, envoy: &Seen, ours: &Seen) -> Option<(String, bool)> {
     if envoy.stand != ours.stand {
-        return Some(format!("{:?} and {:?} while others are under way", envoy.stand, ours.stand));
+        return Some((format!("{:?} and {:?} while others are under way", envoy.stand, ours.stand), false));
     }
     let (theirs, mine) = (relabelled(&envoy.endpoints), relabelled(&ours.endpoints));
     if theirs != mine {
-        return Some(format!("attempts at {theirs:?} and {mine:?}"));
+        return Some((format!("attempts at {theirs:?} and {mine:?}"), false));
     }
     if envoy.got != ours.got {
-        return Some(format!("results {:?} and {:?}", envoy.got, ours.got));
+        return Some((format!("results {:?} and {:?}", envoy.got, ours.got), false));
     }
     let last = envoy.gaps.len() - 1;
     // When the gate opens is the pace of the calls beside it.
@@ -60,7 +64,7 @@ fn of_call(case: &Case, envoy: &Seen, ours: &Seen) -> Option<String> {
         let jittered = case.backoff.is_some() && gap > 0 && gap < last;
         !jittered && !alike(envoy.gaps[gap], ours.gaps[gap])
     });
-    unlike.map(|gap| format!("gap {gap} is {:?} and {:?}", envoy.gaps[gap], ours.gaps[gap]))
+    unlike.map(|gap| (format!("gap {gap} is {:?} and {:?}", envoy.gaps[gap], ours.gaps[gap]), true))
 }
 
 /// Endpoints by their first appearance.

@@ -32,7 +32,8 @@ use tokio::time::Instant;
 /// Generated cases of a round; the corners come to them.
 const GENERATED: usize = 100;
 
-/// Differences of a round that need no reason, because they were not seen again.
+/// Differences of a round that need no reason, because they were not seen again. Those of gaps alone are not counted: on a busy
+/// machine everything may be late once.
 const FORGIVEN: usize = 3;
 
 /// A difference counts if it is there each of so many times: others are the machine's.
@@ -46,8 +47,8 @@ struct Findings {
     /// Cases by the class of their differences.
     explained: BTreeMap<&'static str, Vec<String>>,
     unexplained: Vec<(Case, Vec<Difference>)>,
-    /// Cases that differed and did not when played again.
-    passing: Vec<String>,
+    /// Cases that differed and did not when played again, with how.
+    passing: Vec<(Case, Vec<Difference>)>,
     envoys: Shares,
     ours: Shares,
     ours_grpc: Shares,
@@ -68,14 +69,17 @@ impl Findings {
             if open.is_empty() {
                 return;
             }
-            let pairs: Vec<_> = open.into_iter().map(|(case, _)| (rewritten(&case).0, case)).collect();
+            let pairs: Vec<_> = open.iter().map(|(case, _)| (rewritten(case).0, case.clone())).collect();
             let outcomes = rig.play(&pairs).await;
-            let names: Vec<_> = pairs.iter().map(|(_, case)| case.clone()).collect();
-            open = differing(pairs, &outcomes);
-            for case in names.iter().filter(|case| open.iter().all(|(open, _)| open.name != case.name)) {
-                let classes = rewritten(case).1;
+            let before = std::mem::replace(&mut open, differing(pairs, &outcomes));
+            for (case, differences) in before {
+                if open.iter().any(|(open, _)| open.name == case.name) {
+                    continue;
+                }
+                let classes = rewritten(&case).1;
                 if classes.is_empty() {
-                    self.passing.push(case.name.clone());
+                    self.passing.push((case, differences));
+                    continue;
                 }
                 for class in classes {
                     self.explained.entry(class).or_default().push(case.name.clone());
@@ -120,12 +124,13 @@ impl Findings {
                 );
             }
         }
-        if !self.passing.is_empty() {
-            let _ = writeln!(report, "  differed once: {}", self.passing.join(", "));
+        for (case, differences) in &self.passing {
+            let how: Vec<_> = differences.iter().map(|difference| difference.what.as_str()).collect();
+            let _ = writeln!(report, "  differed once: {}, {}", case.name, how.join(", "));
         }
         for (case, differences) in &self.unexplained {
             let _ = writeln!(report, "{case:?}");
-            for Difference { what, call, envoy, ours } in differences {
+            for Difference { what, call, envoy, ours, .. } in differences {
                 let _ = writeln!(report, "{}: call {call}: {what}\n  envoy {envoy:?}\n  ours  {ours:?}", case.name);
             }
         }
@@ -161,7 +166,9 @@ async fn the_same_configurations_have_the_same_effect_as_in_envoy() {
     println!("{}  in {:.1} s", findings.report(), begin.elapsed().as_secs_f64());
     assert!(findings.unexplained.is_empty(), "differences without a reason (ORACLE_SEED={seed})");
     // One that comes and goes is the machine's; many would be a race of ours.
-    assert!(findings.passing.len() <= FORGIVEN * soak(1) as usize, "too many differ now and then (ORACLE_SEED={seed})");
+    let of_more = |(_, differences): &&(Case, Vec<Difference>)| differences.iter().any(|one| !one.is_of_time);
+    let passing = findings.passing.iter().filter(of_more).count();
+    assert!(passing <= FORGIVEN * soak(1) as usize, "too many differ now and then (ORACLE_SEED={seed})");
     // A class that no corner shows any more is one to be struck off.
     let shown: BTreeSet<_> = findings.explained.into_keys().collect();
     assert_eq!(shown, CLASSES.iter().map(|class| class.name).collect());
