@@ -2,7 +2,7 @@
 //!
 //! Which failure has which code is NOT decided here.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 pub(super) const CANCELLED: u8 = 1;
 const UNKNOWN: u8 = 2;
@@ -56,8 +56,14 @@ pub(crate) fn code_of_reset(code: u32) -> u8 {
     }
 }
 
-/// Where a gRPC status stands. A name like this is looked up without being parsed.
-pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// Where a gRPC status stands.
+const GRPC_STATUS: &str = "grpc-status";
+
+/// What a response says of its status. Its headers are looked at one by one: gRPC has a handful, and to hash the name costs
+/// more.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.iter().find_map(|(name, value)| (name.as_str() == GRPC_STATUS).then_some(value))
+}
 
 /// A gRPC status as headers or trailers.
 pub(crate) fn write_grpc_status(headers: &mut HeaderMap, code: u8, message: &[u8]) {

@@ -8,7 +8,7 @@
 //! Each part of a response may have more to say; whoever stops to listen has the last that was said. Who counts it, and when
 //! a call is over, is NOT known here.
 
-use crate::error::{GRPC_STATUS, ReplyForm, http_status_of};
+use crate::error::{ReplyForm, grpc_status, http_status_of};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 /// How a call that reached a host ended.
@@ -79,7 +79,7 @@ impl Course {
 
     /// The response's head is here.
     pub(crate) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
-        match (self.form, headers.get(&GRPC_STATUS)) {
+        match (self.form, grpc_status(headers)) {
             (ReplyForm::Http, _) => self.ending = Some(Ending::of_http(status)),
             // Trailers-only, or on the way to be.
             (ReplyForm::Grpc, Some(status)) => self.ending = Some(Ending::of_grpc(status)),
@@ -91,7 +91,7 @@ impl Course {
 
     /// The trailers are here, and with them the end.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
-        match (self.form, trailers.get(&GRPC_STATUS)) {
+        match (self.form, grpc_status(trailers)) {
             (ReplyForm::Grpc, Some(status)) => self.ending = Some(Ending::of_grpc(status)),
             _ => self.over(),
         }

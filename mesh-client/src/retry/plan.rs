@@ -5,7 +5,7 @@
 
 use super::backoff;
 use crate::{
-    error::{GRPC_STATUS, ReplyForm, grpc_code_of},
+    error::{ReplyForm, grpc_code_of, grpc_status},
     route::RequestHead,
 };
 use http::{HeaderMap, HeaderName, StatusCode, response};
@@ -233,7 +233,7 @@ impl Retries {
         if !is_whole && is_grpc(&head.headers) {
             return Verdict::Final;
         }
-        match grpc_status(&head.headers) {
+        match grpc_code(&head.headers) {
             Some(_) if !is_whole => Verdict::Final,
             Some(0) => Verdict::Final,
             Some(code) => match pushback(&head.headers) {
@@ -283,16 +283,15 @@ impl Retries {
 /// Whether a server that has failed a call wants no retry: where there is no policy, throttling still counts "RPCs [...] that
 /// receive a pushback response indicating not to retry", "regardless of service or method invoked" (A6).
 pub(crate) fn is_unwanted(headers: &HeaderMap) -> bool {
-    matches!(pushback(headers), Some(Err(Unwanted))) && grpc_status(headers).is_some_and(|code| code != 0)
+    matches!(pushback(headers), Some(Err(Unwanted))) && grpc_code(headers).is_some_and(|code| code != 0)
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
-    let is = |value: &http::HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-    headers.get(http::header::CONTENT_TYPE).is_some_and(is)
+    ReplyForm::of(headers) == ReplyForm::Grpc
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
+fn grpc_code(headers: &HeaderMap) -> Option<u8> {
+    grpc_status(headers)?.to_str().ok()?.parse().ok()
 }
 
 /// The server wants no retry.

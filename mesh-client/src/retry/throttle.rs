@@ -2,7 +2,7 @@
 //!
 //! xDS has no field for it: a channel's builder says it, as a service config would. It does NOT limit calls.
 
-use crate::error::GRPC_STATUS;
+use crate::error::grpc_status;
 use http::HeaderMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -53,7 +53,7 @@ impl Throttle {
 
     /// A call ended with these trailers, or with a head in their place.
     pub(crate) fn ended(&self, trailers: &HeaderMap) {
-        if trailers.get(&GRPC_STATUS).is_some_and(|status| status.as_bytes() == b"0") {
+        if grpc_status(trailers).is_some_and(|status| status.as_bytes() == b"0") {
             self.succeeded();
         }
     }
