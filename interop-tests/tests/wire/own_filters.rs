@@ -99,12 +99,16 @@ impl Filter for Doer {
     }
 
     fn response(&self, request: &FilterRequest<'_>, response: &mut response::Parts) {
-        if self.what == "hide" {
+        if matches!(self.what.as_str(), "hide" | "look away") {
             // What was kept with the request is still there.
             let seen = request.head().headers.get("x-does").is_some_and(|does| does == "hide");
             let seen = seen && request.cluster().is_some_and(|cluster| cluster.as_str() == "a");
             response.status = if seen { StatusCode::IM_A_TEAPOT } else { StatusCode::OK };
         }
+    }
+
+    fn sees_responses(&self) -> bool {
+        self.what != "look away"
     }
 }
 
@@ -195,6 +199,15 @@ async fn a_filter_of_the_users_own_changes_answers_and_sees_what_comes_back() {
     // gRPC has no use for a status 403.
     world.set(does("refuse"), &[]).await;
     expect(fails("PermissionDenied", &["not you"], grpc().on(&world.channel).await));
+}
+
+#[tokio::test]
+async fn a_filter_that_sees_no_responses_is_not_asked_about_any() {
+    let world = World::start(does("hide"), &[("/look-away", does("look away"))]).await;
+    expect(fails("418", &[], get("/").on(&world.channel).await));
+    let call = get("/look-away").header("rpc-behavior", "error-code-503");
+    expect(fails("503", &[], call.on(&world.channel).await));
+    assert_eq!(world.saw("x-does").as_deref(), Some("look away"), "it has seen the request");
 }
 
 #[tokio::test]

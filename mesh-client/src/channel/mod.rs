@@ -6,6 +6,7 @@
 mod routing;
 mod shared;
 mod stack;
+mod terms;
 
 pub(crate) use shared::{Shared, Use};
 
@@ -158,7 +159,7 @@ impl MeshChannel {
     pub fn destination(&self, head: &http::request::Parts) -> Option<Result<std::net::SocketAddr, MeshError>> {
         use crate::{balance::Tried, cluster::NoPick};
         let inner = &self.inner;
-        let picked = match inner.try_route(head, &routing::Terms::of(head))? {
+        let picked = match inner.try_route(head, &terms::Terms::of(head))? {
             Ok(routed) => match routed.backends.try_pick(false, &Tried::default())? {
                 Ok(slot) => Ok(slot.peer()),
                 Err(NoPick::Failed(cause)) => Err(cause),

@@ -2,13 +2,12 @@
 //!
 //! Made once, unless the cluster leaves the routes while the call waits for it. It does NOT balance.
 
-use super::{Inner, Use};
+use super::{Inner, Use, terms::Terms};
 use crate::{
     apply::{Action, AuthorityOf, Destination, RoutingTable, Table, Way},
     balance::Tried,
-    call::{CallAuthority, WaitForReady},
     cluster::{Backends, NoPick},
-    deadline::{self, Limits},
+    deadline::Limits,
     endpoint::Slot,
     error::{Cause, ReplyForm},
     filter::Chain,
@@ -18,41 +17,6 @@ use crate::{
 use http::{request, uri::Authority};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
-
-/// What the application says of a call, beside the request itself.
-pub(super) struct Terms {
-    pub(super) form: ReplyForm,
-    /// Its `grpc-timeout`.
-    pub(super) timeout: Option<Duration>,
-    pub(super) has_user_agent: bool,
-    /// For an endpoint, until the deadline.
-    pub(super) waits: bool,
-    /// Its own word for `:authority`.
-    pub(super) authority: Option<Authority>,
-}
-
-impl Terms {
-    pub(super) fn of(head: &request::Parts) -> Self {
-        let (mut content_type, mut timeout, mut user_agent) = (None, None, None);
-        // One look at each header is less than a search for each of these, unless there are dozens.
-        for (name, value) in &head.headers {
-            let first = match name.as_str() {
-                "content-type" => &mut content_type,
-                "grpc-timeout" => &mut timeout,
-                "user-agent" => &mut user_agent,
-                _ => continue,
-            };
-            first.get_or_insert(value);
-        }
-        Self {
-            form: ReplyForm::of_content_type(content_type),
-            timeout: timeout.and_then(deadline::parse),
-            has_user_agent: user_agent.is_some(),
-            waits: head.extensions.get::<WaitForReady>().is_some(),
-            authority: head.extensions.get::<CallAuthority>().map(|CallAuthority(authority)| authority.clone()),
-        }
-    }
-}
 
 /// A call's decision: made once, kept for all its attempts.
 pub(super) struct Routed {

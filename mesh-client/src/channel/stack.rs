@@ -15,10 +15,7 @@
 //! The path is one future, boxed once, and what it is made of is pinned where it is made: a move of either costs as much as a
 //! pick. A call reads: an `ArcSwap` load, a match, a pick, a send.
 
-use super::{
-    Called, Inner, Use,
-    routing::{Routed, Terms},
-};
+use super::{Called, Inner, Use, routing::Routed, terms::Terms};
 use crate::{
     apply::AuthorityOf,
     balance::Tried,
